@@ -1,0 +1,28 @@
+"""The recipe for WebSockets."""
+
+from fastapi import APIRouter, WebSocket
+
+from fastapi_httpx_pool import ClientDep
+
+from .fan_out import Beginning, beginning_of
+
+__all__ = ("router",)
+
+router = APIRouter(tags=["WebSocket"])
+
+
+@router.websocket("/ws")
+async def read_over_websocket(websocket: WebSocket, client: ClientDep) -> None:
+    """
+    The same client in a WebSocket route.
+
+    Type a path of the upstream; its first characters come back. The dependency is the one that HTTP
+    routes use.
+    """
+    await websocket.accept()
+    async for path in websocket.iter_text():
+        if path.startswith("/"):
+            answer = await beginning_of(client, path)
+        else:  # an absolute URL would lead to wherever the browser likes
+            answer = Beginning(url=path, error="not a path: it begins with no slash")
+        await websocket.send_json(answer.model_dump())

@@ -1,0 +1,45 @@
+"""A pooled httpx client in every FastAPI, Starlette and ASGI app: opened, injected, streamed and closed right."""
+
+from .clients import ClientFactory
+from .dependencies import ClientDep, get_client, named_client
+from .exceptions import (
+    ClientClosed,
+    ClientError,
+    ClientNotStarted,
+    FamilyNotInstalled,
+    ForkedProcess,
+    StateKeyConflict,
+    UnknownClient,
+    WrongEventLoop,
+)
+from .lifespan import ClientLifespan, create_lifespan
+from .middleware import ClientMiddleware
+from .proxy import StreamingProxyResponse, UpstreamAborted, UpstreamResponse
+from .settings import ClientSettings, LimitSettings, TimeoutSettings, TLSSettings
+from .transports.httpx import PoolTransport
+
+__all__ = (
+    "ClientClosed",
+    "ClientDep",
+    "ClientError",
+    "ClientFactory",
+    "ClientLifespan",
+    "ClientMiddleware",
+    "ClientNotStarted",
+    "ClientSettings",
+    "FamilyNotInstalled",
+    "ForkedProcess",
+    "LimitSettings",
+    "PoolTransport",
+    "StateKeyConflict",
+    "StreamingProxyResponse",
+    "TLSSettings",
+    "TimeoutSettings",
+    "UnknownClient",
+    "UpstreamAborted",
+    "UpstreamResponse",
+    "WrongEventLoop",
+    "create_lifespan",
+    "get_client",
+    "named_client",
+)

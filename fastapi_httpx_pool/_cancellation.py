@@ -1,0 +1,52 @@
+"""
+Closing that cancellation cannot interrupt.
+
+anyio's shields hold off anyio's and trio's cancellation, but not a plain ``task.cancel()``, which
+is what ``asyncio.wait_for``, ``asyncio.timeout`` and servers use. On asyncio the work therefore
+runs in a task of its own, and the caller waits for it however often it is cancelled.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+
+import anyio
+from anyio.lowlevel import current_token
+
+__all__ = ("event_loop", "finish")
+
+
+def event_loop() -> object:
+    """Return an object that is equal in one event loop and differs between two."""
+    return current_token()
+
+
+async def finish(work: Callable[[], Awaitable[None]]) -> None:
+    """
+    Run ``work`` to its end, then let a cancellation that came meanwhile take effect.
+
+    ``work`` must limit its own time: nothing can stop it.
+    """
+    try:
+        loop = asyncio.get_running_loop()
+    except RuntimeError:
+        with anyio.CancelScope(shield=True):
+            await work()
+        return
+    task = loop.create_task(_shielded(work))
+    cancelled: asyncio.CancelledError | None = None
+    with anyio.CancelScope(shield=True):
+        while not task.done():
+            try:
+                await asyncio.wait((task,))
+            except asyncio.CancelledError as exc:
+                cancelled = exc
+    if cancelled is not None:
+        if task.exception() is not None:
+            raise cancelled from task.exception()
+        raise cancelled
+    task.result()
+
+
+async def _shielded(work: Callable[[], Awaitable[None]]) -> None:
+    with anyio.CancelScope(shield=True):
+        await work()

@@ -1,0 +1,102 @@
+"""
+Where a request goes: a URL taken apart without changing an octet of its path and query.
+
+RFC 9110, section 7.7: a proxy must not rewrite the path and query it forwards. So there is no URL
+object here, which would tidy them up; only octets that cannot stand in a request line are encoded.
+"""
+
+import re
+from functools import lru_cache
+from typing import NamedTuple
+from urllib.parse import unquote_to_bytes
+
+import httpx
+
+from ..messages import Origin
+
+__all__ = ("Target", "TargetRefused", "parse_target")
+
+_URL = re.compile(r"(https?)://([^/?#]*)([^?#]*)(?:\?([^#]*))?(?:#.*)?", re.DOTALL | re.IGNORECASE)
+_NOT_IN_REQUEST_LINE = re.compile(rb"[^\x21-\x7e]")
+# Names, and addresses: what is beyond came into the URL with somebody's path.
+_HOST = re.compile(rb"[a-z0-9._-]+|[0-9a-f:.]+(%[0-9a-z._~-]+)?", re.IGNORECASE)
+LAST_PORT = 65535
+_PORTS = {"http": 80, "https": 443}
+
+
+class TargetRefused(Exception):
+    """The URL leads where the route did not mean it to; the text says how."""
+
+
+class Target(NamedTuple):
+    """One upstream URL, ready for the wire."""
+
+    origin: Origin
+    host: bytes
+    """For the ``Host`` line: brackets around IPv6, no default port."""
+    path: bytes
+    query: bytes | None
+    """Without the question mark; None where the URL has none."""
+
+    @property
+    def origin_url(self) -> str:
+        """The URL without path and query."""
+        return f"{self.origin.scheme.decode('ascii')}://{self.host.decode('ascii')}"
+
+    def with_query(self, query: bytes) -> bytes:
+        """Return the request target: with the URL's own query, or else with this one, if there is any."""
+        own = self.query
+        if own is None:
+            own = _encoded_octets(query) or None
+        return self.path if own is None else self.path + b"?" + own
+
+
+def parse_target(url: str) -> Target:
+    """
+    Take an absolute URL apart.
+
+    Raises:
+        ValueError: It is not an absolute http or https URL.
+        TargetRefused: It has user information, a ``..`` segment (also an encoded one), or a host
+            that is none: the marks of a path of the client's that was joined to a base and would
+            leave it.
+    """
+    match = _URL.fullmatch(url)
+    if match is None:
+        shown = re.sub("//[^/]*@", "//", url.partition("?")[0])  # the rest may be secret
+        raise ValueError(
+            f"{shown!r} is not an absolute URL: it must begin with http:// or https://. "
+            "A path alone is enough if the client has a base_url."
+        )
+    scheme, authority, path, query = match.groups()
+    if "@" in authority:
+        raise TargetRefused("the URL has user information before its host")
+    origin, host = _origin(scheme.lower(), authority)
+    raw_path = _encoded(path) or b"/"
+    segments = re.split(rb"[/\\]", unquote_to_bytes(raw_path))
+    if b".." in segments:
+        raise TargetRefused("the URL's path has a '..' segment")
+    return Target(origin, host, raw_path, None if query is None else _encoded(query))
+
+
+@lru_cache(maxsize=1024)
+def _origin(scheme: str, authority: str) -> tuple[Origin, bytes]:
+    try:
+        url = httpx.URL(f"{scheme}://{authority}/")
+    except httpx.InvalidURL as exc:
+        raise ValueError(f"{authority!r} is not a host: {exc}") from None
+    if url.port is not None and url.port > LAST_PORT:
+        raise ValueError(f"{authority!r} has a port beyond {LAST_PORT}")
+    if not url.host:
+        raise ValueError(f"The URL {scheme}://{authority} names no host.")
+    if not _HOST.fullmatch(url.raw_host):
+        raise TargetRefused("the URL's host has octets that no host name has")
+    return Origin(scheme.encode("ascii"), url.raw_host, url.port or _PORTS[scheme]), url.netloc
+
+
+def _encoded(part: str) -> bytes:
+    return _encoded_octets(part.encode("utf-8", "surrogateescape"))
+
+
+def _encoded_octets(octets: bytes) -> bytes:
+    return _NOT_IN_REQUEST_LINE.sub(lambda match: b"%%%02X" % ord(match[0]), octets)

@@ -1,0 +1,12 @@
+"""
+Where a client's family ends and the family-neutral core begins.
+
+Each family has a module of its own with its ``PoolTransport``; what they share is here. Objects of
+one family never reach the other.
+"""
+
+from ._client import PooledClient
+from ._family import Family, family_named, family_of
+from ._reverse import handler_for, response_over
+
+__all__ = ("Family", "PooledClient", "family_named", "family_of", "handler_for", "response_over")

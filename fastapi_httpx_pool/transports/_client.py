@@ -1,0 +1,123 @@
+"""
+Step 4 of a request: the route calls the client, which adds what its settings say and nobody's cookies.
+
+What both families' clients share: settings, isolated cookies, and an owner who closes them.
+"""
+
+import logging
+import ssl
+from typing import Any, ClassVar
+
+from ..exceptions import ClientClosed
+from ..settings import ClientSettings
+from ._family import Family, family_named
+from ._transport import Around, HandlerTransport
+
+__all__ = ("PooledClient",)
+
+_logger = logging.getLogger("fastapi_httpx_pool.clients")
+
+
+class PooledClient:
+    """
+    Mixed in before a family's ``AsyncClient``.
+
+    The transports are made in the hooks that the family calls for them, not given as an argument:
+    with ``transport=`` it would ignore environment proxies, ``NO_PROXY`` and ``verify``.
+    """
+
+    transport_class: ClassVar[Any]
+
+    def __init__(self, name: str, settings: ClientSettings, ssl_context: ssl.SSLContext, around: Around) -> None:
+        self.pool_name = name
+        self.pool_settings = settings
+        self._around = around
+        family = family_named(settings.family)
+        # Set by the family's constructor too, through attributes that it does not know to be ours.
+        self._new_jar = family.module.Cookies if settings.cookies == "shared" else _isolated_jar(family)
+        arguments: dict[str, Any] = {
+            "base_url": settings.base_url,
+            "headers": settings.headers,
+            "limits": settings.limits.as_limits(settings.family),
+            "timeout": settings.timeout.as_timeout(settings.family),
+            "verify": ssl_context,
+            "http2": settings.http2,
+            "proxy": settings.proxy,
+            "trust_env": settings.trust_env,
+            "follow_redirects": settings.follow_redirects,
+        }
+        super().__init__(**arguments)
+        self._cookies = self._new_jar()
+
+    @property
+    def cookies(self) -> Any:
+        """
+        Cookies sent with every request; with isolated cookies, those that the app put here itself.
+        """
+        return self._cookies
+
+    @cookies.setter
+    def cookies(self, cookies: Any) -> None:
+        self._cookies = self._new_jar(cookies)
+
+    def _init_transport(self, *args: Any, **arguments: Any) -> Any:
+        del arguments["transport"]  # always None: the constructor above gives none
+        return self._new_transport(
+            uds=self.pool_settings.uds,
+            local_address=self.pool_settings.local_address,
+            retries=self.pool_settings.retries,
+            **arguments,
+        )
+
+    def _init_proxy_transport(self, proxy: Any, *args: Any, **arguments: Any) -> Any:
+        return self._new_transport(proxy=proxy, **arguments)
+
+    def _get_proxy_map(self, *args: Any, **arguments: Any) -> Any:
+        # A socket of this machine is not reached through a proxy, whatever the environment says.
+        return super()._get_proxy_map(*args, **arguments) if self.pool_settings.uds is None else {}  # type: ignore[misc] # the family's
+
+    def _new_transport(self, **arguments: Any) -> HandlerTransport:
+        transport: HandlerTransport = self.transport_class(
+            around=self._around, connection_lifetime=self.pool_settings.limits.connection_lifetime, **arguments
+        )
+        transport.default_total = self.pool_settings.timeout.total
+        return transport
+
+    async def send(self, *args: Any, **kwargs: Any) -> Any:
+        """Send a request, as the family's ``send`` does; every other way to send comes through here."""
+        if self.is_closed:  # type: ignore[attr-defined] # the family's own
+            raise ClientClosed(self.pool_name)
+        return await super().send(*args, **kwargs)  # type: ignore[misc] # likewise
+
+    async def aclose(self) -> None:
+        """
+        Do nothing: the client belongs to its factory, and others are using it.
+
+        SDKs that were handed the client close it when they are closed themselves.
+        """
+        _logger.debug("aclose() of the %s client is left to the application that opened it", self.pool_name)
+
+    async def close_pool(self) -> None:
+        """Close the client in earnest; for its owner."""
+        await super().aclose()  # type: ignore[misc] # the family's own
+
+    def __repr__(self) -> str:
+        settings = self.pool_settings
+        state = "closed" if self.is_closed else "open"  # type: ignore[attr-defined] # the family's own
+        return f"<{settings.family}.AsyncClient {self.pool_name!r} [{state}, engine: httpcore]>"
+
+
+_isolated_jars: dict[str, Any] = {}
+
+
+def _isolated_jar(family: Family) -> Any:
+    if family.name not in _isolated_jars:
+        _isolated_jars[family.name] = type("IsolatedCookies", (_IsolatedCookies, family.module.Cookies), {})
+    return _isolated_jars[family.name]
+
+
+class _IsolatedCookies:
+    """A jar that takes only what the app itself puts in."""
+
+    def extract_cookies(self, response: Any) -> None:
+        """Keep nothing of a response: its next reader may be another user."""
