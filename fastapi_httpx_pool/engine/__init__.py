@@ -1,0 +1,22 @@
+"""
+An HTTP/1.1 connection pool on asyncio and llhttp, family-neutral and framework-free.
+
+A request's way: ``_engine`` finds the loop's pool, ``_pool`` a connection by the books of
+``_bookkeeping`` (or has ``_connect`` make one), ``_exchange`` writes and reads on ``_connection``
+what ``_wire`` turns into bytes and back. ``_timer``, ``_statistics`` and ``_tracing`` watch.
+"""
+
+from ._connect import ConnectOptions, SocketOption
+from ._engine import Engine
+from ._pool import Limits
+from ._statistics import Histogram, OriginStatistics, PoolStatistics
+
+__all__ = (
+    "ConnectOptions",
+    "Engine",
+    "Histogram",
+    "Limits",
+    "OriginStatistics",
+    "PoolStatistics",
+    "SocketOption",
+)

@@ -1,0 +1,250 @@
+"""
+One TCP, TLS or Unix domain socket connection, as asyncio calls it.
+
+It carries one exchange after the other and knows nothing of any of them: what comes goes to
+whoever has the connection now. Bytes that come while nobody has it are nobody's response, so it is
+closed. It is always aborted, never closed: nothing is left to be written that anybody waits for,
+and a TLS peer may take its time to say goodbye.
+"""
+
+import asyncio
+import select
+import socket
+import ssl
+from math import inf
+from typing import Any, Final, Protocol, cast, final
+
+from ._bookkeeping import Origin
+from ._statistics import Counters
+from ._timer import Alarm
+
+__all__ = ("Connection", "Holder", "Owner")
+
+HIGH_WATER: Final = 64 * 1024
+"""Bytes that wait to be written before whoever writes is told to wait."""
+
+
+class Holder(Protocol):
+    """Whoever has a connection: an exchange, or a tunnel."""
+
+    def receive(self, data: bytes) -> None:
+        """Take bytes."""
+
+    def receive_end(self) -> None:
+        """Take the peer's end of the stream; it may still be reading."""
+
+    def lose(self, exc: Exception | None) -> None:
+        """Take the end of the connection."""
+
+    def go_on(self) -> None:
+        """Write on: what was written has gone out."""
+
+    def expire(self, now: float) -> None:
+        """Act: a time limit is over."""
+
+    @property
+    def writes(self) -> bool:
+        """Whether it still has something to write."""
+        ...
+
+
+class Owner(Protocol):
+    """The pool, as far as a connection knows it."""
+
+    def lost_idle(self, connection: "Connection", reason: str) -> None:
+        """Take note: an idle connection is closed."""
+
+    def closed(self, connection: "Connection", reason: str) -> None:
+        """Take note, for the statistics."""
+
+
+@final
+class Connection(asyncio.Protocol, Alarm):
+    """One connection of a pool."""
+
+    __slots__ = (
+        "_closed",
+        "_owner",
+        "_poll",
+        "_reading",
+        "bytes_in",
+        "bytes_out",
+        "counters",
+        "ends",
+        "exchanges",
+        "holder",
+        "origin",
+        "rest",
+        "since",
+        "sock",
+        "transport",
+        "write_paused",
+    )
+
+    transport: asyncio.Transport
+    counters: Counters
+
+    def __init__(self, owner: Owner, origin: Origin["Connection"]) -> None:
+        super().__init__()
+        self._owner = owner
+        self._poll: Any = None
+        self._closed = False
+        self._reading = True
+        self.origin = origin
+        self.holder: Holder | None = None
+        self.sock: socket.socket | None = None
+        self.write_paused = False
+        self.exchanges = 0
+        """How many it has carried or carries."""
+        self.since = 0.0
+        """When it was opened, in the loop's time."""
+        self.ends = inf
+        """When it is too old to be used again, likewise."""
+        self.rest = inf
+        """Seconds that it may be idle."""
+        self.bytes_in = 0
+        self.bytes_out = 0
+
+    # asyncio's callbacks.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass
+        self.transport.set_write_buffer_limits(HIGH_WATER)
+
+    def data_received(self, data: bytes) -> None:
+        self.bytes_in += len(data)
+        holder = self.holder
+        if holder is None:
+            self._lose_idle("unsolicited")
+        else:
+            holder.receive(data)
+
+    def eof_received(self) -> bool:
+        holder = self.holder
+        if holder is None:
+            self._lose_idle("peer")
+            return False
+        holder.receive_end()
+        # The peer may have said all it has to say, and still be reading what is uploaded. TLS has
+        # no such state.
+        return self.holder is holder and holder.writes and not self.is_tls
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.due = inf
+        holder = self.holder
+        if holder is not None:
+            self.holder = None
+            holder.lose(exc)
+            self.close("peer")
+        elif not self._closed:
+            self._lose_idle("peer")
+
+    def pause_writing(self) -> None:
+        self.write_paused = True
+
+    def resume_writing(self) -> None:
+        self.write_paused = False
+        if self.holder is not None:
+            self.holder.go_on()
+
+    # What a holder does with it.
+
+    def write(self, data: "bytes | memoryview") -> None:
+        """Send bytes; look at ``write_paused`` and ``is_closing`` afterwards."""
+        self.bytes_out += len(data)
+        self.transport.write(data)
+
+    def pause_reading(self) -> None:
+        """Let the peer wait."""
+        if self._reading and not self.is_closing:
+            self._reading = False
+            self.transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Go on reading."""
+        if not self._reading:
+            self._reading = True
+            if not self.is_closing:
+                self.transport.resume_reading()
+
+    @property
+    def is_closing(self) -> bool:
+        """Whether nothing can be written any more."""
+        return self._closed or self.transport.is_closing()
+
+    @property
+    def is_tls(self) -> bool:
+        """Whether it is encrypted."""
+        return self.ssl_object is not None
+
+    @property
+    def ssl_object(self) -> ssl.SSLObject | None:
+        """The TLS side of it."""
+        found: ssl.SSLObject | None = self.transport.get_extra_info("ssl_object")
+        return found
+
+    def close(self, reason: str) -> None:
+        """Close it at once. Harmless twice; the first reason counts."""
+        if self._closed:
+            return
+        self._closed = True
+        self.due = inf
+        self.holder = None
+        self._poll = None
+        self._owner.closed(self, reason)
+        self.transport.abort()
+
+    def account(self) -> None:
+        """Add what has been carried to the statistics."""
+        counters = self.counters
+        counters.bytes_in += self.bytes_in
+        counters.bytes_out += self.bytes_out
+        self.bytes_in = self.bytes_out = 0
+
+    # What the books ask for.
+
+    def is_usable(self) -> bool:
+        """Whether it can carry another request, as far as can be seen from here."""
+        if self._closed or self.transport.is_closing():
+            return False
+        # What the loop has not read yet would be taken for the next response: stray bytes that came
+        # while the loop was busy, or the peer's end.
+        poll = self._poll
+        if poll is None:
+            poll = self._poll = _poll_of(cast("socket.socket", self.sock))
+        return not poll.poll(0)
+
+    def retire(self, reason: str) -> None:
+        """Close it; the books have struck it off already."""
+        self.close(reason)
+
+    # What the timer does.
+
+    def expire(self, now: float) -> None:
+        """Act: whoever has it has waited too long, or nobody has had it for too long."""
+        if self.holder is not None:
+            self.holder.expire(now)
+        elif not self._closed:
+            self._lose_idle("lifetime" if now >= self.ends else "expired")
+
+    def _lose_idle(self, reason: str) -> None:
+        if not self._closed:
+            self._owner.lost_idle(self, reason)
+            self.close(reason)
+
+
+def _poll_of(sock: socket.socket) -> Any:
+    if not hasattr(select, "poll"):  # pragma: no cover -- Windows
+        return _Select(sock)
+    poll = select.poll()
+    poll.register(sock.fileno(), select.POLLIN)
+    return poll
+
+
+@final
+class _Select:  # pragma: no cover -- Windows
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+
+    def poll(self, _: float) -> bool:
+        return bool(select.select([self._sock], [], [], 0)[0])

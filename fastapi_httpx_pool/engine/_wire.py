@@ -1,0 +1,499 @@
+"""
+Bytes to a response, and a request to bytes; no sockets, no clocks.
+
+Requests are written here, because the parser writes none, and checked: a line break in a header
+would be a second request. Responses are read by llhttp (``httptools``) behind the few methods of
+``ResponseReader``, so that another parser can be put in its place. The rules:
+
+1. One reader reads one response, and the informational ones before it, and is then thrown away.
+   Nothing about a response outlives it.
+2. A byte behind the end of a response makes the connection unfit for another request (RFC 9112,
+   section 6.3), and so does everything whose meaning two parsers could see differently.
+3. llhttp limits nothing, so everything is limited here.
+"""
+
+from typing import Final, NamedTuple, final
+
+from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade, HttpResponseParser
+
+from ..exceptions import LocalProtocolError, RemoteProtocolError
+from ..messages import Header, Request
+
+__all__ = ("LAST_CHUNK", "MAX_HEAD_SIZE", "Head", "ResponseReader", "chunk_of", "head_of")
+
+MAX_HEAD_SIZE: Final = 100 * 1024
+"""Bytes of a response's head, and of its trailers: what h11 allows."""
+
+MAX_INFORMATIONAL: Final = 20
+"""Informational responses before the final one."""
+
+LAST_CHUNK: Final = b"0\r\n\r\n"
+
+_TOKEN = frozenset(b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz")
+
+# What a request's header means for the framing; all others mean nothing for it.
+_PLAIN, _HOST, _LENGTH, _ENCODING, _CONNECTION, _EXPECT, _UPGRADE = range(7)
+_MEANINGS = {
+    b"host": _HOST,
+    b"content-length": _LENGTH,
+    b"transfer-encoding": _ENCODING,
+    b"connection": _CONNECTION,
+    b"expect": _EXPECT,
+    b"upgrade": _UPGRADE,
+}
+_known_names: dict[bytes, int] = {}
+_MOST_KNOWN_NAMES = 1024
+
+
+class Head(NamedTuple):
+    """A request's head as bytes, and what it says about what follows."""
+
+    data: bytes
+    length: int | None
+    """Bytes of the body; None if it goes out in chunks."""
+    closes: bool = False
+    """Whether it asks for the connection to be closed."""
+    expects: bool = False
+    """Whether it wants to hear "100 Continue" before the body is sent (RFC 9110, section 10.1.1)."""
+    upgrades: bool = False
+    """Whether it offers another protocol."""
+
+
+def head_of(request: Request) -> Head:
+    """
+    Write a request's head.
+
+    Raises:
+        LocalProtocolError: It would break the framing or the syntax; nothing may be sent.
+    """
+    lengths: list[bytes] = []
+    encodings: list[bytes] = []
+    hosts = 0
+    closes = expects = upgrades = False
+    for name, value in request.headers:
+        meaning = _known_names.get(name)
+        if meaning is None:
+            meaning = _meaning_of(name)
+        if meaning:
+            if meaning == _HOST:
+                hosts += 1
+            elif meaning == _LENGTH:
+                lengths.append(value)
+            elif meaning == _ENCODING:
+                encodings.append(value)
+            elif meaning == _CONNECTION:
+                closes = closes or b"close" in value.lower()
+            elif meaning == _EXPECT:
+                expects = value.lower() == b"100-continue"
+            else:
+                upgrades = True
+    if hosts != 1:
+        raise LocalProtocolError("Missing mandatory Host: header" if not hosts else "Found multiple Host: headers")
+    headers = request.headers
+    if encodings and lengths:
+        # Both together is how requests are smuggled; the encoding is what counts (RFC 9112, section 6.3).
+        headers = [line for line in headers if line[0].lower() != b"content-length"]
+    length = _length_of(lengths, encodings)
+    lines = b"".join([b"%b: %b\r\n" % line for line in headers])
+    if lines.count(b"\n") != len(headers) or lines.count(b"\r") != len(headers) or b"\0" in lines:
+        _refuse_value(headers)
+    _check_line(request.method, request.target)
+    data = b"%b %b HTTP/1.1\r\n%b\r\n" % (request.method, request.target, lines)
+    return Head(data, length, closes, expects, upgrades)
+
+
+def chunk_of(data: bytes) -> bytes:
+    """Frame a piece of a chunked body; it must not be empty, because an empty chunk is the last one."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+def _meaning_of(name: bytes) -> int:
+    if not name or not _TOKEN.issuperset(name):
+        raise LocalProtocolError(f"Illegal header name {name!r}")
+    meaning = _MEANINGS.get(name.lower(), _PLAIN)
+    if len(_known_names) < _MOST_KNOWN_NAMES:
+        _known_names[name] = meaning
+    return meaning
+
+
+def _length_of(lengths: list[bytes], encodings: list[bytes]) -> int | None:
+    if encodings:
+        if len(encodings) > 1 or encodings[0].lower() != b"chunked":
+            raise LocalProtocolError("Only Transfer-Encoding: chunked is supported")
+        return None
+    if not lengths:
+        return 0
+    if len(set(lengths)) > 1 or not lengths[0].isdigit():
+        raise LocalProtocolError(f"bad Content-Length: {b', '.join(lengths)!r}")
+    return int(lengths[0])
+
+
+def _refuse_value(headers: list[Header]) -> None:
+    for name, value in headers:
+        if any(byte in value for byte in b"\r\n\0"):
+            raise LocalProtocolError(
+                f"Illegal header value {value!r} of {name.decode('ascii')}: a line break or NUL would end the header"
+            )
+
+
+def _check_line(method: bytes, target: bytes) -> None:
+    if not method or not _TOKEN.issuperset(method):
+        raise LocalProtocolError(f"Illegal method characters in {method!r}")
+    # Blanks and controls would end the target early; what a URL library lets through may hold them.
+    if not target or not _is_visible(target):
+        raise LocalProtocolError(f"Illegal target characters in {target!r}")
+
+
+_INVISIBLE = bytes([*range(0x21), 0x7F])
+
+
+def _is_visible(target: bytes) -> bool:
+    return len(target.translate(None, _INVISIBLE)) == len(target)
+
+
+class _Stop(Exception):
+    """The message has ended, whatever llhttp thinks of it."""
+
+
+_START = b"HTTP/1."
+_BODILESS = frozenset((204, 304))
+# Names whose lines say something about the framing have one of these lengths.
+_FRAMING_LENGTHS = frozenset((10, 14, 16, 17))
+
+
+@final
+class ResponseReader:
+    """
+    Reads one response. Feed it bytes, and look what it has.
+
+    It is llhttp's callback object itself: one Python call for each header is what parsing costs.
+    """
+
+    __slots__ = (
+        "is_chunked",
+        "_head_left",
+        "_held",
+        "_informational_left",
+        "_is_connect",
+        "_is_head",
+        "_length",
+        "_may_upgrade",
+        "_nul_seen",
+        "_parser",
+        "_reason",
+        "_tail",
+        "begun",
+        "chunks",
+        "complete",
+        "has_head",
+        "headers",
+        "http_version",
+        "informational",
+        "keep_alive_hint",
+        "received",
+        "reusable",
+        "status",
+        "surplus",
+        "trailers",
+        "upgraded",
+    )
+
+    def __init__(self, method: bytes, *, may_upgrade: bool = False, max_head_size: int = MAX_HEAD_SIZE) -> None:
+        """
+        Expect the response to one request.
+
+        Args:
+            method: The request's; there is no body after HEAD, and a tunnel after CONNECT.
+            may_upgrade: Whether the request offered another protocol, so that a 101 is welcome.
+            max_head_size: Bytes.
+        """
+        self._parser: HttpResponseParser | None = HttpResponseParser(self)
+        # As lenient as h11, which is what httpx's users are used to; aiohttp allows the first three too.
+        self._parser.set_dangerous_leniencies(
+            lenient_headers=True,
+            lenient_optional_cr_before_lf=True,
+            lenient_spaces_after_chunk_size=True,
+            lenient_chunked_length=True,
+        )
+        self._is_head = method == b"HEAD"
+        self._is_connect = method == b"CONNECT"
+        self._may_upgrade = may_upgrade
+        self._head_left = max_head_size
+        self._informational_left = MAX_INFORMATIONAL
+        self._held = b""
+        self._tail = b""
+        self._reason = b""
+        self._nul_seen = False
+        self._length: int | None = None
+        self.is_chunked = False
+        """Whether the body came in chunks, and may have trailers."""
+        self.received = 0
+        """Bytes of the body so far."""
+        self.begun = False
+        """Whether any byte has come."""
+        self.status = 0
+        self.http_version = b"HTTP/1.1"
+        self.headers: list[Header] = []
+        self.trailers: list[Header] = []
+        """Filled in when the body has ended."""
+        self.chunks: list[bytes] = []
+        """Pieces of the body that nobody has taken yet."""
+        self.informational: list[tuple[int, list[Header]]] = []
+        """Responses below 200 that nobody has taken yet."""
+        self.has_head = False
+        self.complete = False
+        self.reusable = False
+        """Once complete: whether the connection may carry another exchange, as far as the bytes tell."""
+        self.keep_alive_hint: int | None = None
+        """Seconds after which the server says it will close an idle connection."""
+        self.upgraded = False
+        """Once complete: whether the connection speaks another protocol from here on."""
+        self.surplus = b""
+        """What came behind the head of an upgraded connection."""
+
+    @property
+    def reason(self) -> bytes:
+        """The reason phrase, as sent."""
+        return self._reason
+
+    # What the connection calls.
+
+    def feed(self, data: bytes) -> None:
+        """
+        Take bytes as they come, never none.
+
+        Raises:
+            RemoteProtocolError: They are no HTTP response, or too much of one.
+        """
+        if self.has_head:
+            self._parse(data)
+        else:
+            self._feed_head(data)
+
+    def end(self) -> None:
+        """
+        Take the peer's end of the stream.
+
+        Raises:
+            RemoteProtocolError: The response is not complete without what did not come.
+        """
+        if self.complete:
+            return
+        if not self.has_head:
+            if not self.begun:
+                raise RemoteProtocolError("Server disconnected without sending a response.")
+            raise RemoteProtocolError("peer closed connection before the end of the response's head")
+        if self.is_chunked:
+            raise RemoteProtocolError(
+                "peer closed connection without sending complete message body (incomplete chunked read)"
+            )
+        if self._length is not None:
+            raise RemoteProtocolError(
+                "peer closed connection without sending complete message body "
+                f"(received {self.received} bytes, expected {self._length})"
+            )
+        self._finish(reusable=False)
+
+    # Before the head is whole.
+
+    def _feed_head(self, data: bytes) -> None:
+        if not self.begun or self._held:
+            self.begun = True
+            self._held += data
+            if not self._check_start(self._held):
+                return
+            data, self._held = self._held, b""
+        if self._is_connect:
+            self._feed_tunnel(data)
+            return
+        if b"\0" in data:
+            self._nul_seen = True
+        # llhttp limits nothing, and would join a value that comes in pieces in quadratic time.
+        rest = b""
+        if len(data) > self._head_left:
+            data, rest = data[: self._head_left], data[self._head_left :]
+        self._head_left -= len(data)
+        if self._is_head:
+            self._tail = (self._tail + data)[-3 - len(data) :]
+        self._parse(data)
+        if rest:
+            if not self.has_head:
+                raise RemoteProtocolError("the response's head is too large")
+            self._parse(rest)
+        elif not self._head_left and not self.has_head:
+            raise RemoteProtocolError("the response's head is too large")
+
+    def _check_start(self, data: bytes) -> bool:
+        """Whether enough is there to see that it is HTTP/1; llhttp would take RTSP and HTTP/2.0 too."""
+        if data[: len(_START)] != _START[: len(data)]:
+            raise RemoteProtocolError(f"the response does not begin with an HTTP/1 status line, but with {data[:40]!r}")
+        return len(data) >= len(_START)
+
+    def _feed_tunnel(self, data: bytes) -> None:
+        # llhttp would take what follows the head of a tunnel for a body.
+        self._tail += data
+        head, mark, rest = self._tail.partition(b"\r\n\r\n")
+        if len(head) > self._head_left:
+            raise RemoteProtocolError("the response's head is too large")
+        if not mark:
+            return
+        self._is_connect = False
+        self._parse(head + mark)
+        if self.has_head and 200 <= self.status < 300:  # noqa: PLR2004 -- success
+            self.surplus, self.upgraded = rest, True
+            self._finish(reusable=False)
+        elif rest:
+            self._is_connect = not self.has_head
+            self._tail = b""
+            self.feed(rest)
+
+    # Whatever is fed comes through here.
+
+    def _parse(self, data: bytes) -> None:
+        parser = self._parser
+        if parser is None:
+            self.reusable = False  # bytes behind the end
+            return
+        try:
+            parser.feed_data(data)
+        except HttpParserUpgrade as exc:
+            self._switch(data, exc.args[0])
+        except HttpParserCallbackError as exc:
+            self._stopped(exc)
+        except HttpParserError as exc:
+            if self.status == 101:  # noqa: PLR2004 -- without the headers that belong to it
+                self._switch(data, len(data))
+            elif not self.complete:
+                raise RemoteProtocolError(f"{exc}; it came in {_excerpt(data)}") from None
+            self.reusable = False  # the response was good, what came behind it is not
+        if self.complete:
+            self._parser = None  # which holds our methods, and would keep us alive
+
+    def _stopped(self, stop: HttpParserCallbackError) -> None:
+        cause = stop.__context__
+        if isinstance(cause, RemoteProtocolError):
+            raise cause.with_traceback(None) from None
+        if not isinstance(cause, _Stop):
+            raise cause or stop  # KeyboardInterrupt, say: httptools wraps everything
+        if self._is_head and not self._ends_with_head():
+            self.reusable = False
+
+    def _ends_with_head(self) -> bool:
+        # llhttp was stopped at the end of the head, so it does not tell what else was there.
+        return self._tail.find(b"\r\n\r\n") == len(self._tail) - 4
+
+    def _switch(self, data: bytes, offset: int) -> None:
+        if not self._may_upgrade:
+            raise RemoteProtocolError("the server switched to a protocol that the request did not offer")
+        self.surplus = data[offset:]
+        self.upgraded = True
+        self.reusable = False
+
+    def _finish(self, *, reusable: bool) -> None:
+        self.complete = True
+        self.reusable = reusable
+        self._parser = None
+
+    # llhttp's callbacks.
+
+    def on_message_begin(self) -> None:
+        if self.complete:
+            self.reusable = False
+            raise _Stop
+
+    def on_status(self, piece: bytes) -> None:
+        self._reason += piece
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if value[-1:] in (b" ", b"\t"):
+            value = value.rstrip(b" \t")
+        if not self.has_head:
+            self.headers.append((name, value))
+            return
+        self._head_left -= len(name) + len(value) + 4
+        if self._head_left < 0:
+            raise RemoteProtocolError("the response's trailers are too large")
+        self.trailers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        parser = self._parser
+        assert parser is not None
+        status = parser.get_status_code()
+        version = parser.get_http_version()
+        if version not in ("1.1", "1.0"):
+            raise RemoteProtocolError(f"the response is of HTTP version {version}, which is neither 1.0 nor 1.1")
+        if status < 100:  # noqa: PLR2004
+            raise RemoteProtocolError(f"the response has the status {status:03}, which is below 100")
+        if self._nul_seen:
+            self._refuse_nul()
+        self.status = status
+        if status < 200 and status != 101:  # noqa: PLR2004
+            return
+        if version == "1.0":
+            self.http_version = b"HTTP/1.0"
+        self._read_framing(parser)
+
+    def _read_framing(self, parser: HttpResponseParser) -> None:
+        connection = b""
+        lengths = encodings = 0
+        for name, value in self.headers:
+            if len(name) in _FRAMING_LENGTHS:
+                lowered = name.lower()
+                if lowered == b"content-length":
+                    lengths += 1
+                    self._length = int(value) if value.isdigit() else None
+                elif lowered == b"transfer-encoding":
+                    encodings += 1
+                    self.is_chunked = value.lower().endswith(b"chunked")
+                elif lowered in (b"connection", b"proxy-connection"):
+                    connection += b"," + value.lower()
+                elif lowered == b"keep-alive":
+                    self.keep_alive_hint = _timeout_of(value)
+        self.has_head = True
+        self.reusable = not (encodings and (lengths or not self.is_chunked))
+        if self._is_head:
+            self.complete = True
+            tokens = {token.strip() for token in connection.split(b",")}
+            keeps = b"keep-alive" in tokens if self.http_version == b"HTTP/1.0" else True
+            self.reusable = self.reusable and keeps and b"close" not in tokens
+            raise _Stop
+        if self.status in _BODILESS:
+            self._length, self.is_chunked = 0, False
+
+    def on_body(self, data: bytes) -> None:
+        self.received += len(data)
+        self.chunks.append(data)
+
+    def on_message_complete(self) -> None:
+        if not self.has_head:
+            self._take_informational()
+            return
+        parser = self._parser
+        assert parser is not None
+        self.complete = True
+        self.reusable = self.reusable and self.status != 101 and parser.should_keep_alive()  # noqa: PLR2004
+
+    def _take_informational(self) -> None:
+        self._informational_left -= 1
+        if self._informational_left < 0:
+            raise RemoteProtocolError(f"the server sent more than {MAX_INFORMATIONAL} informational responses")
+        self.informational.append((self.status, self.headers))
+        self.headers = []
+        self._reason = b""
+
+    def _refuse_nul(self) -> None:
+        # With the leniencies above llhttp lets it through, and others end a value at it.
+        if any(b"\0" in value for _, value in self.headers) or b"\0" in self._reason:
+            raise RemoteProtocolError("the response's head has a NUL in it")
+
+
+def _timeout_of(value: bytes) -> int | None:
+    for parameter in value.lower().split(b","):
+        name, _, seconds = parameter.strip().partition(b"=")
+        if name.strip() == b"timeout" and seconds.strip().isdigit():
+            return int(seconds)
+    return None
+
+
+def _excerpt(data: bytes) -> str:
+    return repr(data[:60]) + ("..." if len(data) > 60 else "")  # noqa: PLR2004
