@@ -7,17 +7,36 @@ runs in a task of its own, and the caller waits for it however often it is cance
 """
 
 import asyncio
+import sys
 from collections.abc import Awaitable, Callable
 
 import anyio
 from anyio.lowlevel import current_token
 
-__all__ = ("event_loop", "finish")
+__all__ = ("event_loop", "finish", "runs_asyncio", "runs_trio")
 
 
 def event_loop() -> object:
     """Return an object that is equal in one event loop and differs between two."""
-    return current_token()
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return current_token()
+
+
+def runs_asyncio() -> bool:
+    """Whether an asyncio event loop runs in this thread."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+def runs_trio() -> bool:
+    """Whether trio runs in this thread."""
+    trio = sys.modules.get("trio")
+    return trio is not None and bool(trio.lowlevel.in_trio_run())
 
 
 async def finish(work: Callable[[], Awaitable[None]]) -> None:

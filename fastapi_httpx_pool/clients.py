@@ -9,7 +9,7 @@ import logging
 import os
 import ssl
 import threading
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from importlib import import_module
 from types import TracebackType
 from typing import Any, Self, TypeVar, cast, final, overload
@@ -19,6 +19,7 @@ import anyio.to_thread
 import httpx
 
 from ._cancellation import finish
+from .engine import PoolStatistics
 from .exceptions import ClientNotStarted, UnknownClient, WrongEventLoop
 from .messages import Handler
 from .policies import Gate, HostLimit, deadline
@@ -147,6 +148,20 @@ class ClientFactory:
         check_client_class(client, client_class)
         return client
 
+    def statistics(self, name: str | None = None) -> PoolStatistics:
+        """
+        Return a snapshot of a client's connections, and of what they have carried.
+
+        Args:
+            name: Of a named client; None for the default one.
+
+        Raises:
+            ClientNotStarted: The factory is not open.
+            UnknownClient: No client has this name.
+        """
+        found: PoolStatistics = self.get(name, object).pool_statistics()  # type: ignore[attr-defined] # ours
+        return found
+
     def clients(self) -> dict[str | None, Any]:
         """Return the open clients by name; the default one under None."""
         return {name: member.client for name, member in (self._members or {}).items()}
@@ -200,11 +215,23 @@ class _Member:
             # The sockets are the parent process's too: closing TLS ones would say goodbye for it.
             return
         drain: float = self.client.pool_settings.drain
-        cut = await self.gate.empty(drain)
+        cut = await self._empty(drain)
         if cut:
             name = self.client.pool_name
             _logger.warning("the %s client is closed with %d exchanges in flight, after waiting %g s", name, cut, drain)
         await self.client.close_pool()
+
+    async def _empty(self, seconds: float) -> int:
+        cut = 0
+
+        async def wait(empty: Callable[[float], Awaitable[int]]) -> None:
+            nonlocal cut
+            cut += await empty(seconds)
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(wait, self.gate.empty)
+            group.start_soon(wait, self.client.drain)
+        return cut
 
 
 def _settings_from_environment() -> ClientSettings:
@@ -222,12 +249,13 @@ async def _open(name: str, settings: ClientSettings) -> _Member:
         else HostLimit(settings.limits.max_connections_per_host)
     )
 
-    def around(handler: Handler) -> Handler:
+    def around_family(handler: Handler) -> Handler:
+        # The engine has its own limits of both kinds.
         if hosts is not None:
             handler = hosts.guard(handler)
-        return gate.guard(deadline(handler))
+        return gate.count(deadline(handler))
 
-    client = client_class(name, settings, context, around)
+    client = client_class(name, settings, context, gate.guard, around_family)
     await client.__aenter__()
     return _Member(client, gate)
 

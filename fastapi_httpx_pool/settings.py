@@ -306,8 +306,11 @@ class ClientSettings(BaseSettings):
     ``isolated``: what an upstream sets is readable on its response, and never stored nor sent
     again. ``shared``: httpx's jar, one for all callers of this client.
     """
-    engine: Literal["auto", "httpcore"] = "auto"
-    """What carries the requests; today both are the family's httpcore, guarded."""
+    engine: Literal["auto", "native", "httpcore"] = "auto"
+    """
+    What carries the requests: ``native`` is this package's own engine, ``httpcore`` the family's,
+    guarded. ``auto`` takes the native one for what it speaks: HTTP/1.1 without a forward proxy, on asyncio.
+    """
     drain: float = Field(default=10.0, ge=0, allow_inf_nan=False)
     """Seconds that exchanges in flight may take to end at shutdown."""
 
@@ -331,7 +334,7 @@ class ClientSettings(BaseSettings):
             trust_env: bool = ...,
             follow_redirects: bool = ...,
             cookies: Literal["isolated", "shared"] = ...,
-            engine: Literal["auto", "httpcore"] = ...,
+            engine: Literal["auto", "native", "httpcore"] = ...,
             drain: float = ...,
             _env_prefix: str = ...,
             _env_file: str | Path | None = ...,
@@ -378,6 +381,15 @@ class ClientSettings(BaseSettings):
             if _UNSAFE_IN_VALUE.search(text):
                 raise ValueError(f"the value of {name!r} has a line break or NUL in it")
         return value
+
+    @model_validator(mode="after")
+    def _spoken_by_the_engine(self) -> Self:
+        if self.engine == "native" and (self.http2 or self.proxy is not None):
+            raise ValueError(
+                "engine 'native' speaks HTTP/1.1 without a forward proxy; leave it at 'auto', "
+                "which takes httpcore for the rest, or drop http2 and proxy"
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_way_out(self) -> Self:

@@ -46,11 +46,11 @@ def _defined_in(module: ModuleType) -> dict[str, object]:
 
 @pytest.mark.parametrize("name", ["fastapi_httpx_pool", *MODULES])
 def test_all_is_a_sorted_tuple_of_what_is_there(name: str) -> None:
-    """``__all__`` is a tuple, sorted, without repetition, and each of its names can be imported."""
+    """``__all__`` is a tuple, sorted (constants first), without repetition, and each of its names can be imported."""
     module = importlib.import_module(name)
     exported = module.__all__
     assert isinstance(exported, tuple)
-    assert list(exported) == sorted(set(exported))
+    assert list(exported) == sorted(set(exported), key=lambda each: (not each.isupper(), each))
     assert [each for each in exported if not hasattr(module, each)] == []
 
 

@@ -10,6 +10,7 @@ from ._connect import ConnectOptions, SocketOption
 from ._engine import Engine
 from ._pool import Limits
 from ._statistics import Histogram, OriginStatistics, PoolStatistics
+from ._tunnel import Tunnel
 
 __all__ = (
     "ConnectOptions",
@@ -19,4 +20,5 @@ __all__ = (
     "OriginStatistics",
     "PoolStatistics",
     "SocketOption",
+    "Tunnel",
 )

@@ -1,5 +1,5 @@
 """
-One exchange: a request written, a response read, on a connection that it has for just so long.
+Step 10 of a request: it is written, its response is read, and the connection is given back with the last byte.
 
 Everything about it is here and nothing on the connection, so nothing can pass from one exchange to
 the next. The rules:
@@ -75,7 +75,6 @@ class Exchange:
     __slots__ = (
         "_body_error",
         "_drained",
-        
         "_error",
         "_keeper",
         "_limited",
@@ -193,7 +192,8 @@ class Exchange:
             self._sent()
         elif self._rest is None:
             body = self.request.body
-            assert body is not None and not isinstance(body, bytes)
+            assert body is not None
+            assert not isinstance(body, bytes)
             self._start_upload(self._send_stream(body))
         elif not await self._send_bytes(until_head=True) and self._goes_on():
             # The answer is there, and no refusal: it is read while the rest is sent.
@@ -237,7 +237,8 @@ class Exchange:
         """Write the rest of a body in memory; whether all of it has been written."""
         while self._goes_on():
             connection, rest = self.connection, self._rest
-            assert connection is not None and rest is not None
+            assert connection is not None
+            assert rest is not None
             if connection.write_paused:
                 await self._wait_for_drain()
             elif rest:

@@ -1,6 +1,7 @@
 """
-The pool of one event loop: where a request finds its connection, and where it comes back.
+Step 9 of a request: it gets an idle connection, or a new one, or a place in the queue.
 
+The pool of one event loop: where a request finds its connection, and where that comes back.
 Deciding is the books' business (``_bookkeeping``), and bytes are the exchange's. Here the two are
 put together, and everything that takes time is awaited: the queue, a new connection, the response.
 Whatever interrupts a wait, the lease is given back in the same step, without another wait.
@@ -27,15 +28,14 @@ from ..exceptions import (
     TotalTimeout,
     UnsupportedProtocol,
 )
-from ..messages import Origin as Address
-from ..messages import Request, Response
+from ..messages import Origin as Address, Request, Response
 from ._bookkeeping import OPEN, Bookkeeping
 from ._connect import ConnectOptions, Connector
 from ._connection import Connection
 from ._exchange import Body, Exchange
 from ._statistics import Counters, OriginStatistics, statistics_of
 from ._timer import Alarm, Timer
-from ._tracing import Trace, TracedBody
+from ._tracing import Trace
 from ._tunnel import ConnectionInfo, Tunnel
 from ._wire import MAX_HEAD_SIZE, Head, ResponseReader, head_of
 
@@ -292,7 +292,11 @@ class Pool:
 
         Its place in the pool is kept for a new connection: the next idle one may be as dead.
         """
-        if not exchange.leased or not self._is_stale(exchange) or not isinstance(exc, NetworkError | RemoteProtocolError):
+        if (
+            not exchange.leased
+            or not self._is_stale(exchange)
+            or not isinstance(exc, NetworkError | RemoteProtocolError)
+        ):
             return None
         exchange.counters.retried += 1
         again = self._new_exchange(exchange.request, exchange.head, exchange.created_at)
@@ -607,4 +611,3 @@ def _sni_of(request: Request) -> str | None:
 def _shown(address: Address) -> str:
     host = address.host.decode("ascii", "replace")
     return f"{address.scheme.decode('ascii', 'replace')}://{f'[{host}]' if ':' in host else host}:{address.port}"
-

@@ -170,7 +170,6 @@ class ResponseReader:
     """
 
     __slots__ = (
-        "is_chunked",
         "_head_left",
         "_held",
         "_informational_left",
@@ -189,6 +188,7 @@ class ResponseReader:
         "headers",
         "http_version",
         "informational",
+        "is_chunked",
         "keep_alive_hint",
         "received",
         "reusable",

@@ -1,4 +1,4 @@
-"""Step 10 of a request: the response is closed, and what the exchange held is given back."""
+"""What a policy has to undo when a response is closed."""
 
 from collections.abc import AsyncIterator, Callable
 

@@ -1,11 +1,13 @@
 """
 Who may send now: not after shutdown has begun, not from another event loop, not after a fork.
 
-The gate counts the exchanges in flight, from the first byte sent until the response is closed, so
-that shutdown can wait for them.
+The gate also counts the exchanges in flight that go through the family's own transport, from the
+first byte sent until the response is closed, so that shutdown can wait for them. The engine counts
+its own.
 """
 
 import os
+from collections.abc import Awaitable
 from typing import final
 
 import anyio
@@ -43,11 +45,23 @@ class Gate:
             ClientClosed: The gate is shut.
             ForkedProcess: The client belongs to the parent process.
             WrongEventLoop: The client belongs to another event loop.
+        """
+
+        def guarded(request: Request) -> Awaitable[Response]:
+            self._check()
+            return handler(request)
+
+        return guarded
+
+    def count(self, handler: Handler) -> Handler:
+        """
+        Return a handler whose exchanges are counted, for handlers that cannot be drained themselves.
+
+        Raises:
             ReadError: The gate was emptied before the response came.
         """
 
-        async def guarded(request: Request) -> Response:
-            self._check()
+        async def counted(request: Request) -> Response:
             self.in_flight += 1
             scope = anyio.CancelScope()
             self._sending.add(scope)
@@ -64,7 +78,7 @@ class Gate:
             self._leave()
             raise ReadError(f"The {self._name} client was closed before the response came; its drain time was over.")
 
-        return guarded
+        return counted
 
     @property
     def foreign(self) -> bool:
@@ -74,7 +88,8 @@ class Gate:
     @property
     def elsewhere(self) -> bool:
         """Whether this is another event loop than the one that the client belongs to."""
-        return event_loop() != self._loop
+        loop = event_loop()
+        return loop is not self._loop and loop != self._loop
 
     def shut(self) -> None:
         """Let nothing in any more."""

@@ -8,6 +8,7 @@ import logging
 import ssl
 from typing import Any, ClassVar
 
+from ..engine import PoolStatistics
 from ..exceptions import ClientClosed
 from ..settings import ClientSettings
 from ._family import Family, family_named
@@ -28,10 +29,19 @@ class PooledClient:
 
     transport_class: ClassVar[Any]
 
-    def __init__(self, name: str, settings: ClientSettings, ssl_context: ssl.SSLContext, around: Around) -> None:
+    def __init__(
+        self,
+        name: str,
+        settings: ClientSettings,
+        ssl_context: ssl.SSLContext,
+        around: Around,
+        around_family: Around,
+    ) -> None:
         self.pool_name = name
         self.pool_settings = settings
         self._around = around
+        self._around_family = around_family
+        self._own: list[HandlerTransport] = []
         family = family_named(settings.family)
         # Set by the family's constructor too, through attributes that it does not know to be ours.
         self._new_jar = family.module.Cookies if settings.cookies == "shared" else _isolated_jar(family)
@@ -63,6 +73,7 @@ class PooledClient:
     def _init_transport(self, *args: Any, **arguments: Any) -> Any:
         del arguments["transport"]  # always None: the constructor above gives none
         return self._new_transport(
+            engine=self.pool_settings.engine,
             uds=self.pool_settings.uds,
             local_address=self.pool_settings.local_address,
             retries=self.pool_settings.retries,
@@ -70,18 +81,32 @@ class PooledClient:
         )
 
     def _init_proxy_transport(self, proxy: Any, *args: Any, **arguments: Any) -> Any:
-        return self._new_transport(proxy=proxy, **arguments)
+        return self._new_transport(engine="httpcore", proxy=proxy, **arguments)
 
     def _get_proxy_map(self, *args: Any, **arguments: Any) -> Any:
         # A socket of this machine is not reached through a proxy, whatever the environment says.
         return super()._get_proxy_map(*args, **arguments) if self.pool_settings.uds is None else {}  # type: ignore[misc] # the family's
 
     def _new_transport(self, **arguments: Any) -> HandlerTransport:
+        limits = self.pool_settings.limits
         transport: HandlerTransport = self.transport_class(
-            around=self._around, connection_lifetime=self.pool_settings.limits.connection_lifetime, **arguments
+            around=self._around,
+            around_family=self._around_family,
+            connection_lifetime=limits.connection_lifetime,
+            max_connections_per_host=limits.max_connections_per_host,
+            **arguments,
         )
         transport.default_total = self.pool_settings.timeout.total
+        self._own.append(transport)
         return transport
+
+    def pool_statistics(self) -> PoolStatistics:
+        """Return a snapshot of the client's connections; of those to its upstreams, not through proxies."""
+        return self._own[0].statistics()
+
+    async def drain(self, seconds: float) -> int:
+        """Wait for the exchanges in flight, at most so long; return how many are left. For its owner."""
+        return await self._own[0].drain(seconds)
 
     async def send(self, *args: Any, **kwargs: Any) -> Any:
         """Send a request, as the family's ``send`` does; every other way to send comes through here."""
@@ -104,7 +129,7 @@ class PooledClient:
     def __repr__(self) -> str:
         settings = self.pool_settings
         state = "closed" if self.is_closed else "open"  # type: ignore[attr-defined] # the family's own
-        return f"<{settings.family}.AsyncClient {self.pool_name!r} [{state}, engine: httpcore]>"
+        return f"<{settings.family}.AsyncClient {self.pool_name!r} [{state}, engine: {self._own[0].engine_name}]>"
 
 
 _isolated_jars: dict[str, Any] = {}

@@ -48,6 +48,11 @@ class Family:
     """The package itself: ``httpx`` or ``httpx2``."""
 
     @cached_property
+    def core(self) -> Any:
+        """What its transports are made of: ``httpcore`` or ``httpcore2``."""
+        return import_module({"httpx": "httpcore", "httpx2": "httpcore2"}[self.name])
+
+    @cached_property
     def _theirs(self) -> dict[type[TransportError], type[Exception]]:
         theirs: dict[type[TransportError], type[Exception]] = {
             getattr(exceptions, name): getattr(self.module, name) for name in _ERROR_NAMES

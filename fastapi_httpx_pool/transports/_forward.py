@@ -5,80 +5,91 @@ From a family's request to ours, and from our response and errors back to the fa
 """
 
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, final
 
+from ..engine import Tunnel
 from ..exceptions import TransportError
 from ..messages import Handler, Origin, Request, Response, Timeouts
 from ._family import Family
+from ._native import core_error
 
-__all__ = ("send_through",)
+__all__ = ("Forward",)
 
 _DEFAULT_PORTS = {b"http": 80, b"https": 443, b"ws": 80, b"wss": 443}
 
 
-async def send_through(handler: Handler, family: Family, request: Any, total: float | None) -> Any:
-    """
-    Send a family's request through a handler; give the family's response, or raise its errors.
+@final
+class Forward:
+    """Sends one family's requests through handlers."""
 
-    Args:
-        handler: Answers it.
-        family: The request's.
-        request: The family's request object.
-        total: The total timeout in seconds for requests that say nothing about it.
-    """
-    try:
-        response = await handler(_our_request(family, request, total))
-    except TransportError as exc:
-        error = family.their_error(exc)
-    else:
-        return family.module.Response(
-            response.status,
-            headers=response.headers,
-            stream=_stream_class(family)(response, family),
-            extensions=response.extensions,
-        )
-    # Not inside `except`, where Python would make our error the context of the family's, whose cause
-    # it may be; and nothing here keeps hold of it: either would be a circle.
-    try:
-        raise error
-    finally:
-        del error
+    def __init__(self, family: Family) -> None:
+        self._family = family
+        self._response_class = family.module.Response
+        self._byte_stream_class = family.module.ByteStream
+        # The family checks isinstance(stream, AsyncByteStream), so there is one class for each.
+        self._stream_class: Any = type("PoolStream", (_PoolStream, family.module.AsyncByteStream), {"family": family})
 
+    async def send(self, handler: Handler, request: Any, total: float | None) -> Any:
+        """
+        Send a family's request through a handler; give the family's response, or raise its errors.
 
-def _our_request(family: Family, request: Any, total: float | None) -> Request:
-    url = request.url
-    extensions = dict(request.extensions)
-    limits = {"total": total, **extensions.pop("timeout", {})}
-    target = extensions.pop("target", None) or url.raw_path
-    stream = request.stream
-    return Request(
-        method=request.method.encode("ascii"),
-        origin=Origin(url.raw_scheme, url.raw_host, url.port or _DEFAULT_PORTS.get(url.raw_scheme, 0)),
-        target=target.encode("ascii") if isinstance(target, str) else target,
-        headers=request.headers.raw,
+        Args:
+            handler: Answers it.
+            request: The family's request object.
+            total: The total timeout in seconds for requests that say nothing about it.
+        """
+        try:
+            response = await handler(self._our_request(request, total))
+        except TransportError as exc:
+            error = self._family.their_error(exc)
+        else:
+            extensions = response.extensions
+            if isinstance(extensions.get("network_stream"), Tunnel):
+                extensions["network_stream"] = _NetworkStream(extensions["network_stream"], self._family.core)
+            return self._response_class(
+                response.status,
+                headers=response.headers,
+                stream=self._stream_class(response),
+                extensions=extensions,
+            )
+        # Not inside `except`, where Python would make our error the context of the family's, whose cause
+        # it may be; and nothing here keeps hold of it: either would be a circle.
+        try:
+            raise error
+        finally:
+            del error
+
+    def _our_request(self, request: Any, total: float | None) -> Request:
+        url, stream = request.url, request.stream
+        extensions = dict(request.extensions)
+        limits = extensions.pop("timeout", {})
+        target = extensions.pop("target", None) or url.raw_path
+        scheme = url.raw_scheme
         # A body in memory is told apart by its class, because a middleware may have replaced the stream.
-        body=b"".join(stream) if type(stream) is family.module.ByteStream else stream,
-        timeouts=Timeouts(**{name: limits.get(name) for name in Timeouts._fields}),
-        extensions=extensions,
-    )
-
-
-_stream_classes: dict[str, Any] = {}
-
-
-def _stream_class(family: Family) -> Any:
-    # The family checks isinstance(stream, AsyncByteStream), so there is one class for each.
-    if family.name not in _stream_classes:
-        _stream_classes[family.name] = type("PoolStream", (_PoolStream, family.module.AsyncByteStream), {})
-    return _stream_classes[family.name]
+        return Request(
+            request.method.encode("ascii"),
+            Origin(scheme, url.raw_host, url.port or _DEFAULT_PORTS.get(scheme, 0)),
+            target.encode("ascii") if isinstance(target, str) else target,
+            request.headers.raw,
+            b"".join(stream) if type(stream) is self._byte_stream_class else stream,
+            Timeouts(
+                limits.get("connect"),
+                limits.get("read"),
+                limits.get("write"),
+                limits.get("pool"),
+                limits.get("total", total),
+            ),
+            extensions,
+        )
 
 
 class _PoolStream:
     """Our response's body as a family's stream: a plain iterator, so nothing is left to finalize."""
 
-    def __init__(self, response: Response, family: Family) -> None:
+    family: Family
+
+    def __init__(self, response: Response) -> None:
         self._response = response
-        self._family = family
         self._chunks: AsyncIterator[bytes] | None = None
 
     def __aiter__(self) -> AsyncIterator[bytes]:
@@ -90,7 +101,7 @@ class _PoolStream:
         try:
             return await anext(self._chunks)
         except TransportError as exc:
-            error = self._family.their_error(exc)
+            error = self.family.their_error(exc)
         try:
             raise error
         finally:
@@ -100,10 +111,46 @@ class _PoolStream:
         try:
             await self._response.aclose()
         except TransportError as exc:
-            error = self._family.their_error(exc)
+            error = self.family.their_error(exc)
         else:
             return
         try:
             raise error
         finally:
             del error
+
+
+@final
+class _NetworkStream:
+    """A tunnel with httpcore's errors, which is what those expect who speak to it: httpx-ws, say."""
+
+    def __init__(self, tunnel: Tunnel, core: Any) -> None:
+        self._tunnel = tunnel
+        self._core = core
+        self.get_extra_info = tunnel.get_extra_info
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109 -- httpcore's
+        try:
+            return await self._tunnel.read(max_bytes, timeout)
+        except TransportError as exc:
+            raise core_error(exc, self._core) from exc
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109 -- httpcore's
+        try:
+            await self._tunnel.write(buffer, timeout)
+        except TransportError as exc:
+            raise core_error(exc, self._core) from exc
+
+    async def start_tls(
+        self,
+        ssl_context: Any,
+        server_hostname: str | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109 -- httpcore's
+    ) -> "_NetworkStream":
+        try:
+            return _NetworkStream(await self._tunnel.start_tls(ssl_context, server_hostname, timeout), self._core)
+        except TransportError as exc:
+            raise core_error(exc, self._core) from exc
+
+    async def aclose(self) -> None:
+        await self._tunnel.aclose()

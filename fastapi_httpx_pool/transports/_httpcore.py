@@ -1,7 +1,5 @@
 """
-Step 9 of a request: the connection is looked over before anybody else gets it.
-
-What httpcore's pool leaves undone, done from outside. The rules, for httpcore 1 and httpcore2 alike:
+What httpcore's pool leaves undone, done from outside, for what our own engine does not carry. The rules, for httpcore 1 and httpcore2 alike:
 
 1. Bytes behind the end of a response are never the next caller's response (RFC 9112, section
    6.3). h11 keeps them and would parse them as the next one, so before a response is closed we
@@ -24,9 +22,10 @@ from typing import Any, final
 from weakref import WeakKeyDictionary
 
 from .._cancellation import finish
+from ..engine import OriginStatistics, PoolStatistics
 from ._network import CarefulBackend
 
-__all__ = ("PRIVATE_NAMES", "PoolKeeper")
+__all__ = ("PRIVATE_NAMES", "PoolKeeper", "statistics_of_httpcore")
 
 PRIVATE_NAMES = ("_requests", "_connections", "_assign_requests_to_connections", "_network_backend")
 
@@ -89,6 +88,32 @@ class PoolKeeper:
         # First seen at the end of its first exchange, which is near enough to its beginning.
         end = self._ends.setdefault(connection, now + self._lifetime * _jitter())
         return now >= end
+
+
+def statistics_of_httpcore(pool: Any, max_connections: int | None) -> PoolStatistics:
+    """Return what can be told of an httpcore pool: how many connections, and for whom."""
+    counts: dict[str, list[int]] = {}
+    for connection in pool._connections:
+        which = 1 if connection.is_idle() else 0
+        counts.setdefault(_shown(getattr(connection, "_origin", None)), [0, 0, 0])[which] += 1
+    for waiting in pool._requests:
+        if waiting.connection is None:
+            counts.setdefault(_shown(waiting.request.url.origin), [0, 0, 0])[2] += 1
+    return PoolStatistics(
+        engine="httpcore",
+        max_connections=max_connections,
+        active=sum(active for active, _, _ in counts.values()),
+        idle=sum(idle for _, idle, _ in counts.values()),
+        queued=sum(queued for _, _, queued in counts.values()),
+        origins={
+            origin: OriginStatistics(active=active, idle=idle, queued=queued)
+            for origin, (active, idle, queued) in counts.items()
+        },
+    )
+
+
+def _shown(origin: Any) -> str:
+    return "proxied" if origin is None else str(origin)
 
 
 def _jitter() -> float:

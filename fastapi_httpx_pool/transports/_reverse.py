@@ -1,7 +1,7 @@
 """
-Step 8 of a request: a family's transport carries it, and what that gives is made family-neutral again.
+From our request to a family's transport, and from its response and errors back to ours.
 
-From our request to a family's transport, and from its response and errors back to ours. Any transport becomes a handler this way: the family's httpcore one, a mock, a cache, a user's own.
+Any transport becomes a handler this way: the family's httpcore one, a mock, a cache, a user's own.
 """
 
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator

@@ -1,46 +1,104 @@
-"""What both families' ``PoolTransport`` share: the family's own transport, behind a handler."""
+"""What both families' ``PoolTransport`` share: an engine behind a handler, in the shape of the family's own transport."""
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
+from .._cancellation import runs_trio
+from ..engine import ConnectOptions, Engine, Limits, PoolStatistics, SocketOption
+from ..events import Observer
 from ..messages import Handler
 from ..settings import FamilyName
 from ._family import family_named
-from ._forward import send_through
-from ._httpcore import PoolKeeper
+from ._forward import Forward
+from ._httpcore import PoolKeeper, statistics_of_httpcore
+from ._native import Genuine, engine_or, put_engine_into
 from ._reverse import handler_over
 
-__all__ = ("Around", "HandlerTransport", "SocketOption")
+__all__ = ("Around", "EngineName", "HandlerTransport", "SocketOption")
 
 Around = Callable[[Handler], Handler]
 """Puts policies around a transport's own handler."""
 
-
-SocketOption = tuple[int, int, int] | tuple[int, int, bytes | bytearray] | tuple[int, int, None, int]
-"""The arguments of one ``socket.setsockopt``."""
+EngineName = Literal["auto", "native", "httpcore"]
 
 
 class HandlerTransport:
     """
     Mixed in before a family's ``AsyncHTTPTransport``.
 
-    A request goes through the handler, whose innermost part is the family's own
-    ``handle_async_request``. That is looked up at each call, on the family's class: pytest-httpx,
-    vcrpy and OpenTelemetry replace it there, and respx replaces the pool's below it, so all of
-    them see every request that would have reached the network.
+    A request goes through the handler, whose innermost part is the package's own engine, or the
+    family's ``handle_async_request``. That one is looked up at each call, on the family's class:
+    pytest-httpx, vcrpy and OpenTelemetry replace it there, and respx replaces the pool's below it,
+    so all of them see every request that would have reached the network.
     """
 
     family_name: ClassVar[FamilyName]
     default_total: float | None = None
     """Total timeout in seconds for requests that say nothing about it."""
 
-    def __init__(self, *, around: Around | None, connection_lifetime: float | None, **arguments: Any) -> None:
-        """Take the family's arguments, and two of our own; see ``PoolTransport``."""
+    def __init__(
+        self,
+        *,
+        engine: EngineName,
+        around: Around | None,
+        around_family: Around | None,
+        connection_lifetime: float | None,
+        max_connections_per_host: int | None,
+        observer: Observer | None,
+        **arguments: Any,
+    ) -> None:
+        """Take the family's arguments, and some of our own; see ``PoolTransport``."""
         super().__init__(**arguments)
-        self._family = family_named(self.family_name)
-        keeper = PoolKeeper(self._pool, connection_lifetime)  # type: ignore[attr-defined] # the family's own
-        handler = handler_over(self._send_with_family, self._family, keeper)
+        family = family_named(self.family_name)
+        pool = self._pool  # type: ignore[attr-defined] # the family's own
+        self._forward = Forward(family)
+        self._max_connections = arguments["limits"].max_connections
+        handler = handler_over(self._send_with_family, family, PoolKeeper(pool, connection_lifetime))
+        if around_family is not None:
+            handler = around_family(handler)
+        self._engine: Engine | None = None
+        if _is_for_engine(engine, arguments):
+            limits = Limits(
+                max_connections=arguments["limits"].max_connections,
+                max_idle=arguments["limits"].max_keepalive_connections,
+                max_connections_per_host=max_connections_per_host,
+                idle_expiry=arguments["limits"].keepalive_expiry,
+                lifetime=connection_lifetime,
+            )
+            options = ConnectOptions(
+                ssl_context=pool._ssl_context,
+                uds=arguments["uds"],
+                local_address=arguments["local_address"],
+                retries=arguments["retries"],
+                socket_options=tuple(arguments["socket_options"] or ()),
+            )
+            self._engine = Engine(limits, options, observer)
+            of_transport = Genuine(family.module.AsyncHTTPTransport)
+            of_pool = Genuine(family.core.AsyncConnectionPool)
+            put_engine_into(pool, self._engine, of_pool, family)
+            handler = engine_or(self._engine, (of_transport, of_pool), handler)
         self.handler: Handler = handler if around is None else around(handler)
+
+    @property
+    def engine_name(self) -> Literal["native", "httpcore"]:
+        """What carries the requests."""
+        return "httpcore" if self._engine is None else "native"
+
+    def statistics(self) -> PoolStatistics:
+        """Return a snapshot of the connections and of what they have carried."""
+        if self._engine is not None:
+            return self._engine.statistics()
+        return statistics_of_httpcore(self._pool, self._max_connections)  # type: ignore[attr-defined] # the family's own
+
+    async def drain(self, seconds: float) -> int:
+        """Wait for the engine's exchanges in flight, at most so long; return how many are left."""
+        return 0 if self._engine is None else await self._engine.drain(seconds)
+
+    async def aclose(self) -> None:
+        """Close all connections."""
+        if self._engine is not None:
+            await self._engine.aclose()
+        await super().aclose()  # type: ignore[misc] # the family's own
 
     def is_untouched(self) -> bool:
         """Whether requests reach the handler as they were sent."""
@@ -49,7 +107,19 @@ class HandlerTransport:
 
     async def handle_async_request(self, request: Any) -> Any:
         """Send a request of the family's; give a response of the family's, or raise its errors."""
-        return await send_through(self.handler, self._family, request, self.default_total)
+        return await self._forward.send(self.handler, request, self.default_total)
 
     async def _send_with_family(self, request: Any) -> Any:
         return await super().handle_async_request(request)  # type: ignore[misc] # the family's own
+
+
+def _is_for_engine(engine: EngineName, arguments: dict[str, Any]) -> bool:
+    spoken = arguments["http1"] and not arguments["http2"] and arguments["proxy"] is None
+    if engine == "native" and not spoken:
+        raise ValueError(
+            "engine='native' speaks HTTP/1.1 without a forward proxy; "
+            "leave it at 'auto', which takes httpcore for the rest, or drop http2 and proxy"
+        )
+    if engine == "auto" and runs_trio():
+        return False
+    return engine != "httpcore" and bool(spoken)

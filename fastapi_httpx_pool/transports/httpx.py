@@ -6,10 +6,11 @@ from typing import ClassVar, final
 
 import httpx
 
+from ..events import Observer
 from ..messages import Handler
 from ..settings import FamilyName
 from ._client import PooledClient
-from ._transport import Around, HandlerTransport, SocketOption
+from ._transport import Around, EngineName, HandlerTransport, SocketOption
 
 __all__ = ("Client", "PoolTransport")
 
@@ -19,7 +20,7 @@ _DEFAULT_LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=20
 
 class PoolTransport(HandlerTransport, httpx.AsyncHTTPTransport):
     """
-    httpx's transport, kept in order: cancelled calls lose no slots, and no stray byte is reused.
+    httpx's transport over this package's own engine; what that does not speak, over httpx's, kept in order.
 
     Takes the arguments of ``httpx.AsyncHTTPTransport`` and stands wherever that class stands:
     ``httpx.AsyncClient(transport=PoolTransport(limits=...))``.
@@ -43,11 +44,15 @@ class PoolTransport(HandlerTransport, httpx.AsyncHTTPTransport):
         retries: int = 0,
         socket_options: Iterable[SocketOption] | None = None,
         *,
+        engine: EngineName = "auto",
         around: Around | None = None,
+        around_family: Around | None = None,
         connection_lifetime: float | None = None,
+        max_connections_per_host: int | None = None,
+        observer: Observer | None = None,
     ) -> None:
         """
-        Take the family's arguments, and two of our own.
+        Take the family's arguments, and some of our own.
 
         Args:
             verify: As in httpx, like all that follow up to ``socket_options``.
@@ -61,8 +66,16 @@ class PoolTransport(HandlerTransport, httpx.AsyncHTTPTransport):
             local_address: Address to connect from.
             retries: Further attempts to connect.
             socket_options: Set on each socket.
+            engine: ``native`` is this package's, ``httpcore`` the family's; ``auto`` the one that
+                can do what the other arguments ask for, and the native one if both can.
             around: Given the transport's handler, returns the one to send through.
+            around_family: Likewise, for the family's own transport below it only.
             connection_lifetime: Seconds after which an HTTP/1.1 connection is not used again.
+            max_connections_per_host: Connections to one origin at a time; the native engine's.
+            observer: Called with each event of the native engine.
+
+        Raises:
+            ValueError: ``engine="native"`` with ``http2`` or ``proxy``.
         """
         super().__init__(
             verify=verify,
@@ -76,8 +89,12 @@ class PoolTransport(HandlerTransport, httpx.AsyncHTTPTransport):
             local_address=local_address,
             retries=retries,
             socket_options=socket_options,
+            engine=engine,
             around=around,
+            around_family=around_family,
             connection_lifetime=connection_lifetime,
+            max_connections_per_host=max_connections_per_host,
+            observer=observer,
         )
 
 

@@ -23,12 +23,13 @@ def _head(connection: Connection) -> None:
         connection.send(ok(head))
 
 
-async def test_it_is_one(family: Any) -> None:
-    """The client is an AsyncClient of its family, and says what it is."""
+async def test_it_is_one(family: Any, anyio_backend_name: str) -> None:
+    """The client is an AsyncClient of its family, and says what it is and what carries its requests."""
+    engine = "httpcore" if anyio_backend_name == "trio" else "native"
     async with ClientFactory(ClientSettings(family=family)) as factory:
         client = factory.get()
         assert isinstance(client, module_of(family).AsyncClient)
-        assert repr(client) == f"<{family}.AsyncClient 'default' [open, engine: httpcore]>"
+        assert repr(client) == f"<{family}.AsyncClient 'default' [open, engine: {engine}]>"
     assert client.is_closed
     assert "closed" in repr(client)
 
