@@ -8,11 +8,12 @@ endif
 
 CHECKED := fastapi_httpx_pool example_app tests scripts docs conftest.py
 
-.PHONY: help demo test check format constraints clean
+.PHONY: help demo test bench check format constraints clean
 
 help:
 	@echo "make demo         install what is needed and run the example app"
 	@echo "make test         install what is needed and run all tests"
+	@echo "make bench        compare with httpx, aiohttp and others; in three minutes"
 	@echo "make check        format, lint, types, layers, docs"
 	@echo "make format       let ruff rewrite the files"
 	@echo "make constraints  pin the newest versions of everything"
@@ -24,6 +25,10 @@ demo:
 
 test:
 	@$(PYTHON) scripts/test.py $(ARGS)
+
+bench:
+	@$(PYTHON) scripts/environment.py .venv-bench bench
+	@exec .venv-bench/bin/python -m benchmarks $(ARGS)
 
 .venv-check: pyproject.toml constraints.txt
 	@$(PYTHON) scripts/environment.py .venv-check example test families check

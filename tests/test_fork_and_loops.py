@@ -29,7 +29,7 @@ from .support import forking
 from .support.families import FAMILIES
 from .support.upstream import Connection, answering, ok, scripted
 
-LIMIT = 15.0
+LIMIT = 60.0
 """Seconds after which the forking program is taken to hang."""
 
 

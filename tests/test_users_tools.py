@@ -32,7 +32,7 @@ from .support.upstream import Upstream, answering, ok, scripted
 
 pytestmark = pytest.mark.anyio
 
-LIMIT = 10.0
+LIMIT = 30.0
 
 API = "http://api.test/items"
 """Where the mocked requests go; no such host exists."""

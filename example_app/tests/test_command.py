@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 ROOT = Path(__file__).parents[2]
-LIMIT = 15.0
+LIMIT = 60.0
 
 
 @contextmanager

@@ -15,7 +15,7 @@ origins. The rules:
 5. With a limit per origin, a request first waits for a place at its origin, and only then for one
    in the pool, so those who wait for a slow origin stand in nobody else's way.
 6. Idle connections beyond ``max_idle`` are not closed at once, because the next request would only
-   open them again: ``trim`` is called some time later.
+   open them again: ``trim`` closes those that have been idle for a while.
 """
 
 from collections import OrderedDict
@@ -27,6 +27,9 @@ __all__ = ("OPEN", "Bookkeeping", "Connection", "Origin", "Waiter")
 
 class Connection(Protocol):
     """What is kept here, as far as it matters here."""
+
+    idle_since: float
+    """When it was given back last, by whatever clock."""
 
     def is_usable(self) -> bool:
         """Whether it can carry another request; asked just before it is handed out."""
@@ -213,9 +216,9 @@ class Bookkeeping(Generic[ConnectionT]):
         self.forget(origin)
         return True
 
-    def trim(self) -> None:
-        """Close the oldest idle connections beyond the limit."""
-        while len(self._idle) > self._max_idle:
+    def trim(self, idle_before: float) -> None:
+        """Close the oldest idle connections beyond the limit, if they have been idle since before then."""
+        while len(self._idle) > self._max_idle and next(iter(self._idle)).idle_since <= idle_before:
             self._retire_oldest("surplus")
 
     # How it is done.

@@ -73,6 +73,7 @@ class Connection(asyncio.Protocol, Alarm):
         "ends",
         "exchanges",
         "holder",
+        "idle_since",
         "origin",
         "rest",
         "since",
@@ -100,6 +101,8 @@ class Connection(asyncio.Protocol, Alarm):
         """When it was opened, in the loop's time."""
         self.ends = inf
         """When it is too old to be used again, likewise."""
+        self.idle_since = 0.0
+        """When it was given back last, likewise."""
         self.rest = inf
         """Seconds that it may be idle."""
         self.bytes_in = 0

@@ -254,37 +254,46 @@ class Exchange:
 
     async def _send_stream(self, body: AsyncIterable[bytes]) -> None:
         chunks = aiter(body)
-        left = self.head.length
-        written = 0
         try:
-            async for chunk in chunks:
-                if not chunk or not self._goes_on():
-                    if chunk:
-                        return
-                    continue
-                if left is not None:
-                    left -= len(chunk)
-                    if left < 0:
-                        raise LocalProtocolError("Too much data for declared Content-Length")
-                self._write(chunk if left is not None else chunk_of(chunk))
-                written += len(chunk)
-                if self.connection is not None and self.connection.write_paused:
-                    written = 0
-                    await self._wait_for_drain()
-                elif written >= HIGH_WATER:
-                    written = 0
-                    await _let_the_loop_turn()
-                if not self._goes_on():
-                    return
-            if left:
-                raise LocalProtocolError("Too little data for declared Content-Length")
-            if left is None:
-                self._write(LAST_CHUNK)
-            self.uploaded = True
+            if await self._send_chunks(chunks):
+                self.uploaded = True
         finally:
             close = getattr(chunks, "aclose", None)
             if close is not None:
                 await close()
+
+    async def _send_chunks(self, chunks: AsyncIterator[bytes]) -> bool:
+        """Write a body as it is made; whether all of it has been written."""
+        left = self.head.length
+        unturned = 0
+        async for chunk in chunks:
+            if not self._goes_on():
+                return False
+            if not chunk:
+                continue  # would be the last one
+            if left is not None:
+                left -= len(chunk)
+                if left < 0:
+                    raise LocalProtocolError("Too much data for declared Content-Length")
+            self._write(chunk if left is not None else chunk_of(chunk))
+            unturned = await self._pace(unturned + len(chunk))
+        if not self._goes_on():
+            return False
+        if left:
+            raise LocalProtocolError("Too little data for declared Content-Length")
+        if left is None:
+            self._write(LAST_CHUNK)
+        return True
+
+    async def _pace(self, unturned: int) -> int:
+        """Wait if need be after so many bytes without a turn of the loop; return how many that are now."""
+        if self.connection is not None and self.connection.write_paused:
+            await self._wait_for_drain()
+        elif unturned >= HIGH_WATER:
+            await _let_the_loop_turn()
+        else:
+            return unturned
+        return 0
 
     def _write(self, data: bytes) -> None:
         if self.connection is not None:

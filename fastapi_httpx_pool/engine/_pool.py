@@ -382,20 +382,23 @@ class Pool:
 
     def _rest(self, connection: Connection) -> None:
         """Give a connection to whoever waits, or let it be idle."""
-        due = connection.ends
-        if connection.rest != inf:
-            now = self.timer.now()
-            self.timer.set(connection, min(now + connection.rest, due), now)
-        elif due != inf:
-            self.timer.set(connection, due, self.timer.now())
+        now = connection.idle_since = self.timer.now()
+        due = min(now + connection.rest, connection.ends)
+        if due != inf:
+            self.timer.set(connection, due, now)
         books = self._books
         books.give_back(connection.origin, connection)
-        if books.has_surplus and self._trimming is None:
-            self._trimming = self.loop.call_later(GRACE, self._trim)
+        if books.has_surplus:
+            self._trim_later()
 
     def _trim(self) -> None:
         self._trimming = None
-        self._books.trim()
+        self._books.trim(self.timer.now() - GRACE)
+        self._trim_later()
+
+    def _trim_later(self) -> None:
+        if self._books.has_surplus and self._trimming is None:
+            self._trimming = self.loop.call_later(GRACE, self._trim)
 
     def lost_idle(self, connection: Connection, reason: str) -> None:
         """Take note: an idle connection is closed."""

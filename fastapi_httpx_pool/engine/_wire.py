@@ -66,40 +66,32 @@ def head_of(request: Request) -> Head:
     Raises:
         LocalProtocolError: It would break the framing or the syntax; nothing may be sent.
     """
-    lengths: list[bytes] = []
-    encodings: list[bytes] = []
-    hosts = 0
-    closes = expects = upgrades = False
+    meant: dict[int, list[bytes]] = {}
     for name, value in request.headers:
         meaning = _known_names.get(name)
         if meaning is None:
             meaning = _meaning_of(name)
-        if meaning:
-            if meaning == _HOST:
-                hosts += 1
-            elif meaning == _LENGTH:
-                lengths.append(value)
-            elif meaning == _ENCODING:
-                encodings.append(value)
-            elif meaning == _CONNECTION:
-                closes = closes or b"close" in value.lower()
-            elif meaning == _EXPECT:
-                expects = value.lower() == b"100-continue"
-            else:
-                upgrades = True
-    if hosts != 1:
-        raise LocalProtocolError("Missing mandatory Host: header" if not hosts else "Found multiple Host: headers")
+        if meaning != _PLAIN:
+            meant.setdefault(meaning, []).append(value)
+    if len(meant.get(_HOST, ())) != 1:
+        raise LocalProtocolError(f"{'Found multiple' if _HOST in meant else 'Missing mandatory'} Host: header")
     headers = request.headers
-    if encodings and lengths:
+    if _ENCODING in meant and _LENGTH in meant:
         # Both together is how requests are smuggled; the encoding is what counts (RFC 9112, section 6.3).
         headers = [line for line in headers if line[0].lower() != b"content-length"]
-    length = _length_of(lengths, encodings)
+    length = _length_of(meant.get(_LENGTH, []), meant.get(_ENCODING, []))
     lines = b"".join([b"%b: %b\r\n" % line for line in headers])
     if lines.count(b"\n") != len(headers) or lines.count(b"\r") != len(headers) or b"\0" in lines:
         _refuse_value(headers)
     _check_line(request.method, request.target)
     data = b"%b %b HTTP/1.1\r\n%b\r\n" % (request.method, request.target, lines)
-    return Head(data, length, closes, expects, upgrades)
+    return Head(
+        data,
+        length,
+        closes=any(b"close" in value.lower() for value in meant.get(_CONNECTION, ())),
+        expects=any(value.lower() == b"100-continue" for value in meant.get(_EXPECT, ())),
+        upgrades=_UPGRADE in meant,
+    )
 
 
 def chunk_of(data: bytes) -> bytes:

@@ -35,13 +35,19 @@ class Genuine:
     def _is_own(self, method: Any) -> bool:
         # Not what it was at our import: it may have been replaced before, and put back since.
         own = (
-            getattr(method, "__module__", "") == self._owner.__module__
+            _package_of(method) == _package_of(self._owner)
             and getattr(method, "__qualname__", "") == f"{self._owner.__qualname__}.handle_async_request"
             and not hasattr(method, "__wrapped__")
         )
         if own:
             self._known = method
         return own
+
+
+def _package_of(thing: Any) -> str:
+    # Public classes say that they live in the package itself, their methods tell the very module.
+    name: str = getattr(thing, "__module__", None) or ""
+    return name.partition(".")[0]
 
 
 def engine_or(engine: Engine, genuine: tuple[Genuine, Genuine], other: Handler) -> Handler:

@@ -16,7 +16,7 @@ from tests.support.raw_client import raw_client
 from tests.support.recording import AppProbe
 from tests.support.stack import POOL_OF_ONE, Respond, Stack, app_of
 from tests.support.stages import AT_ONCE, STAGES, HangingUpstream, one_slot
-from tests.support.upstream import Connection, answering, ok, scripted
+from tests.support.upstream import LIMIT, Connection, answering, ok, scripted
 
 PACKED = gzip.compress(b"hello" * 100)
 
@@ -68,7 +68,7 @@ def test_it_streams(every_stack: Stack) -> None:
         connection.read_request()
         connection.send(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n")
         for step in steps:
-            assert step.wait(5)
+            assert step.wait(LIMIT)
             connection.send(b"data: 1\n\n")
 
     with (
@@ -228,7 +228,7 @@ def test_a_client_that_leaves_frees_the_upstream(every_stack: Stack, stage: str)
                 client.send(get())
                 client.read_head()
             assert script.closed.wait(AT_ONCE)
-            assert probe.ended.acquire(timeout=5)
+            assert probe.ended.acquire(timeout=AT_ONCE)
             assert ask(port, get()).body == b"next"
 
     assert probe.failures == []
@@ -291,7 +291,7 @@ def test_hook_headers_and_background(stack: Stack, read: bool) -> None:
 
     with scripted(answering(ok(b"hello", b"Set-Cookie: theirs=1"))) as upstream, stack.routing(respond) as port:
         answer = ask(port, get())
-        assert ran.wait(5)
+        assert ran.wait(LIMIT)
 
     assert (answer.status, answer.body, answer.complete) == (299, b"HELLO", True)
     assert [cookie.split(b";")[0] for cookie in answer.values(b"set-cookie")] == [b"theirs=1", b"ours=1"]

@@ -14,7 +14,7 @@ from tests.support.raw_client import raw_client
 from tests.support.recording import AppProbe
 from tests.support.stack import POOL_OF_ONE, Stack, app_of
 from tests.support.stages import AT_ONCE, STAGES, HangingUpstream, one_slot, proxy_to
-from tests.support.upstream import Connection, Script, answering, ok, scripted
+from tests.support.upstream import LIMIT, Connection, Script, answering, ok, scripted
 
 
 def answered(stack: Stack, response: bytes, hook: Any, request: bytes = get()) -> Answer:
@@ -130,7 +130,7 @@ def test_a_rewritten_body_still_streams(stack: Stack) -> None:
         connection.read_request()
         connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n")
         for step in steps:
-            assert step.wait(5)
+            assert step.wait(LIMIT)
             connection.send(b"x")
 
     def hook(response: UpstreamResponse) -> None:
@@ -431,7 +431,7 @@ def test_a_client_that_leaves_while_the_hook_waits(every_stack: Stack) -> None:
     ):
         with raw_client(port) as client:
             client.send(get())
-            assert reading.wait(5)
+            assert reading.wait(LIMIT)
         assert script.closed.wait(AT_ONCE)
 
 

@@ -14,7 +14,8 @@ from tests.support.answers import ask, get, post, read_answer
 from tests.support.raw_client import raw_client
 from tests.support.recording import RecordingUpstream
 from tests.support.stack import Stack
-from tests.support.upstream import Connection, ok, scripted
+from tests.support.stages import AT_ONCE
+from tests.support.upstream import LIMIT, Connection, ok, scripted
 
 FRAMING = {b"content-length", b"transfer-encoding"}
 PADDED_JSON = b'{ "a" :  1.0,\r\n "b": "\xc3\xa9"  }\n'
@@ -63,11 +64,11 @@ def test_d1_a_known_length_is_streamed(every_stack: Stack) -> None:
     script = SteppingUpstream(b"one", b"two")
     with scripted(script) as upstream, every_stack.proxying(upstream.url) as port, raw_client(port) as client:
         client.send(get(b"/", b"Content-Length: 6", method=b"POST"))
-        assert script.head.wait(5)
+        assert script.head.wait(LIMIT)
         client.send(b"one")
-        assert script.arrived[0].wait(5)
+        assert script.arrived[0].wait(LIMIT)
         client.send(b"two")
-        assert script.arrived[1].wait(5)
+        assert script.arrived[1].wait(LIMIT)
         assert read_answer(client).status == 200
 
 
@@ -77,9 +78,9 @@ def test_d1_chunks_are_streamed(every_stack: Stack) -> None:
     with scripted(script) as upstream, every_stack.proxying(upstream.url) as port, raw_client(port) as client:
         client.send(get(b"/", b"Transfer-Encoding: chunked", method=b"POST"))
         client.send(b"3\r\none\r\n")
-        assert script.arrived[0].wait(5)
+        assert script.arrived[0].wait(LIMIT)
         client.send(b"3\r\ntwo\r\n")
-        assert script.arrived[1].wait(5)
+        assert script.arrived[1].wait(LIMIT)
         client.send(b"0\r\n\r\n")
         assert read_answer(client).status == 200
 
@@ -167,9 +168,9 @@ def test_d5_an_aborted_upload_of_a_known_length_is_aborted(every_stack: Stack, l
     script = AbortedUpstream(b"hello")
     with scripted(script) as upstream, every_stack.proxying(upstream.url) as port, raw_client(port) as client:
         client.send(get(b"/", b"Content-Length: 1000", method=b"POST") + b"hello")
-        assert script.started.wait(5)
+        assert script.started.wait(LIMIT)
         getattr(client, leaving)()
-        assert script.ended.wait(5)
+        assert script.ended.wait(AT_ONCE)
 
     assert script.rest == b""
 
@@ -180,9 +181,9 @@ def test_d5_an_aborted_chunked_upload_is_aborted(every_stack: Stack, leaving: st
     script = AbortedUpstream(b"hello")
     with scripted(script) as upstream, every_stack.proxying(upstream.url) as port, raw_client(port) as client:
         client.send(get(b"/", b"Transfer-Encoding: chunked", method=b"POST") + b"5\r\nhello\r\n")
-        assert script.started.wait(5)
+        assert script.started.wait(LIMIT)
         getattr(client, leaving)()
-        assert script.ended.wait(5)
+        assert script.ended.wait(AT_ONCE)
 
     assert script.rest in (b"", b"\r\n")
 

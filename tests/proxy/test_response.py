@@ -13,7 +13,7 @@ from tests.support.answers import ask, get, read_answer, read_chunk
 from tests.support.raw_client import RawClient, raw_client
 from tests.support.recording import RecordingUpstream
 from tests.support.stack import POOL_OF_ONE, UVICORN, Stack
-from tests.support.upstream import Connection, Script, answering, ok, scripted
+from tests.support.upstream import LIMIT, Connection, Script, answering, ok, scripted
 
 
 def once(response: bytes) -> Script:
@@ -176,7 +176,7 @@ def test_e5_a_truncated_body_breaks_the_connection_off(every_stack: Stack, kind:
         connection.read_request()
         connection.send(TRUNCATED[kind])
         # The answer must have begun, or it would be a 502; what the client has seen tells that it did.
-        go_on.wait(5)
+        go_on.wait(LIMIT)
         getattr(connection, ending)()
 
     with scripted(script) as upstream, every_stack.proxying(upstream.url) as port, raw_client(port) as client:
@@ -328,7 +328,7 @@ def test_f15_server_sent_events_arrive_one_by_one(every_stack: Stack) -> None:
         connection.read_request()
         connection.send(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n")
         for number, step in enumerate(steps):
-            assert step.wait(5)
+            assert step.wait(LIMIT)
             connection.send(b"9\r\ndata: %d\n\n\r\n" % number)
         connection.send(b"0\r\n\r\n")
 
@@ -351,7 +351,7 @@ def test_f15_a_body_of_unknown_length_is_not_held_back(stack: Stack, head: bytes
     def script(connection: Connection) -> None:
         connection.read_request()
         connection.send(head)
-        assert step.wait(5)
+        assert step.wait(LIMIT)
         connection.send(b"x")
 
     with scripted(script) as upstream, stack.proxying(upstream.url) as port, raw_client(port) as client:
@@ -368,7 +368,7 @@ def test_f15_a_body_of_known_length_is_not_held_back(stack: Stack) -> None:
     def script(connection: Connection) -> None:
         connection.read_request()
         connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\none")
-        assert step.wait(5)
+        assert step.wait(LIMIT)
         connection.send(b"two")
 
     with scripted(script) as upstream, stack.proxying(upstream.url) as port, raw_client(port) as client:
@@ -387,7 +387,7 @@ def test_f15_events_pass_a_base_http_middleware(stack: Stack) -> None:
         connection.read_request()
         connection.send(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n")
         for step in steps:
-            assert step.wait(5)
+            assert step.wait(LIMIT)
             connection.send(b"data: 1\n\n")
 
     app = FastAPI(lifespan=create_lifespan(stack.settings()))
@@ -428,11 +428,11 @@ def test_two_hundred_at_once(every_stack: Stack) -> None:
 
     def script(connection: Connection) -> None:
         head, _ = connection.read_request()
-        all_there.wait(15)
+        all_there.wait(LIMIT)
         connection.send(ok(head.split(b" ")[1]))
 
-    limits = LimitSettings(max_connections=count)
-    with scripted(script) as upstream, every_stack.proxying(upstream.url, every_stack.settings(limits=limits)) as port:
+    settings = every_stack.settings(limits=LimitSettings(max_connections=count), timeout=None)
+    with scripted(script) as upstream, every_stack.proxying(upstream.url, settings) as port:
         clients = [RawClient(port) for _ in range(count)]
         for number, client in enumerate(clients):
             client.send(get(b"/%d" % number))
@@ -451,7 +451,8 @@ def test_two_hundred_through_a_small_pool(stack: Stack) -> None:
             connection.send(ok(head.split(b" ")[1]))
 
     limits = LimitSettings(max_connections=10, max_keepalive_connections=10)
-    with scripted(script) as upstream, stack.proxying(upstream.url, stack.settings(limits=limits)) as port:
+    settings = stack.settings(limits=limits, timeout=None)
+    with scripted(script) as upstream, stack.proxying(upstream.url, settings) as port:
         clients = [RawClient(port) for _ in range(200)]
         for number, client in enumerate(clients):
             client.send(get(b"/%d" % number))

@@ -7,7 +7,7 @@ from typing import Any
 import anyio
 import httpx
 
-LIMIT = 10.0
+LIMIT = 30.0
 """Seconds after which an app that does not answer fails the test."""
 
 

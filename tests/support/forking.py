@@ -16,7 +16,7 @@ from typing import Any
 
 from fastapi_httpx_pool import ClientFactory, ClientSettings, TLSSettings
 
-LIMIT = 5.0
+LIMIT = 20.0
 """Seconds after which a child that hangs is reported as hanging."""
 
 

@@ -12,7 +12,7 @@ import trustme
 from hypercorn.asyncio import serve
 from hypercorn.config import Config
 
-LIMIT = 10.0
+LIMIT = 30.0
 """Seconds after which a server that does not start or stop fails the test."""
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import hypercorn.asyncio
 import hypercorn.config
 
-LIMIT = 10.0
+LIMIT = 30.0
 """Seconds after which a server that does not start or stop fails the test."""
 
 

@@ -6,7 +6,7 @@ import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-LIMIT = 10.0
+LIMIT = 30.0
 """Seconds after which a read gives up, so that no test hangs."""
 
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import uvicorn
 
-LIMIT = 10.0
+LIMIT = 30.0
 """Seconds after which a server that does not start or stop fails the test."""
 
 

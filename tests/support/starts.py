@@ -10,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 
 import uvicorn
 
-LIMIT = 10.0
+LIMIT = 30.0
 """Seconds after which a server that neither starts nor gives up fails the test."""
 
 

@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-LIMIT = 10.0
+LIMIT = 30.0
 """Seconds after which a script that still waits gives up, so that no test hangs."""
 
 

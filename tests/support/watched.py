@@ -7,7 +7,7 @@ import anyio.to_thread
 
 from .upstream import LIMIT, Connection, Script, ok
 
-SOON = 2.0
+SOON = 4.0
 """Seconds within which something that is due now must have happened; less than any default timeout."""
 
 

@@ -130,7 +130,7 @@ async def test_timeouts(family: Any) -> None:
         async with ClientFactory(ClientSettings(family=family)) as factory:
             client = factory.get()
             with pytest.raises(module_of(family).ReadTimeout):
-                await client.get(upstream.url, timeout=0.05)
+                await client.get(upstream.url, timeout=module_of(family).Timeout(5.0, read=0.05))
             with pytest.raises(module_of(family).TimeoutException, match=r"total timeout of 0\.05 s"):
                 await client.get(upstream.url, extensions={"timeout": {"total": 0.05}})
         async with ClientFactory(ClientSettings(family=family, timeout={"total": 0.05})) as factory:

@@ -44,7 +44,7 @@ def _pool(client: Any) -> Any:
 async def test_slots_survive_cancellation(family: Any) -> None:
     """After hundreds of cancelled calls under contention the pool has all its slots."""
     with scripted(answering(ok())) as upstream:
-        settings = ClientSettings(family=family, limits=SMALL, timeout=TimeoutSettings(pool=2.0))
+        settings = ClientSettings(family=family, limits=SMALL, timeout=TimeoutSettings(pool=10.0))
         async with ClientFactory(settings) as factory:
             client = factory.get()
             await _cancel_in_every_state(client, upstream.url)
@@ -73,7 +73,7 @@ async def test_closing_survives_cancellation(family: Any) -> None:
     """A response whose closing is cancelled gives its slot back all the same."""
     body = b"x" * 300_000
     with scripted(answering(ok(body))) as upstream:
-        settings = ClientSettings(family=family, limits=SMALL, timeout=TimeoutSettings(pool=2.0))
+        settings = ClientSettings(family=family, limits=SMALL, timeout=TimeoutSettings(pool=10.0))
         async with ClientFactory(settings) as factory:
             client = factory.get()
             for turns in range(30):
@@ -90,7 +90,7 @@ async def _stream_and_cancel(client: Any, url: str, turns: int) -> None:
 
     started = asyncio.Event()
     task = asyncio.ensure_future(call())
-    await asyncio.wait_for(started.wait(), 5)
+    await asyncio.wait_for(started.wait(), 10)
     for _ in range(turns):
         await asyncio.sleep(0)
     task.cancel()
@@ -104,7 +104,7 @@ async def _stream_and_cancel(client: Any, url: str, turns: int) -> None:
 async def test_anyio_cancellation(family: Any) -> None:
     """anyio's cancel scopes, as Starlette uses them, leave nothing behind either."""
     with scripted(answering(ok())) as upstream:
-        settings = ClientSettings(family=family, limits=SMALL, timeout=TimeoutSettings(pool=2.0))
+        settings = ClientSettings(family=family, limits=SMALL, timeout=TimeoutSettings(pool=10.0))
         async with ClientFactory(settings) as factory:
             client = factory.get()
             for turns in range(40):
@@ -122,7 +122,7 @@ async def test_anyio_cancellation(family: Any) -> None:
 async def test_2000_cancelled_calls_then_one() -> None:
     """Two thousand cancelled calls, and the next one succeeds at once."""
     with scripted(answering(ok())) as upstream:
-        async with ClientFactory(ClientSettings(limits=SMALL, timeout=TimeoutSettings(pool=2.0))) as factory:
+        async with ClientFactory(ClientSettings(limits=SMALL, timeout=TimeoutSettings(pool=10.0))) as factory:
             client = factory.get()
             for number in range(100):
                 calls = [asyncio.ensure_future(client.get(upstream.url)) for _ in range(20)]
