@@ -485,15 +485,24 @@ async def test_new_requests_are_refused_while_draining() -> None:
 
 
 async def test_open_response_counts_as_in_flight() -> None:
-    """An exchange lasts until its response is closed, not only until its head has come."""
+    """An exchange lasts until the last byte of its response has come, not only until its head has."""
+    leaving = threading.Event()
+
+    def script(connection: Connection) -> None:
+        connection.read_request()
+        connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
+        assert leaving.wait(5)
+        connection.send(b"x" * 1000)
+
     async with ClientFactory(ClientSettings(drain=9.0)) as factory:
-        with scripted(answering(ok(b"x" * 1000))) as upstream:
+        with scripted(script) as upstream:
             client = factory.get()
             response = await client.send(client.build_request("GET", upstream.url), stream=True)
             async with anyio.create_task_group() as group:
                 group.start_soon(_leave, factory)
                 await anyio.wait_all_tasks_blocked()
                 assert not client.is_closed
+                leaving.set()
                 assert len(await response.aread()) == 1000
             assert client.is_closed
 

@@ -12,8 +12,8 @@ origins. The rules:
 3. Whoever was handed something and no longer wants it gives it back like any other lease.
 4. While somebody waits for a place in the pool, nothing is idle: an idle connection would have been
    closed for them.
-5. With a limit per origin, a request first waits for a place at its origin, and only then for one
-   in the pool, so those who wait for a slow origin stand in nobody else's way.
+5. With a limit per origin, a request first waits for a place at its origin, and only then, at the
+   end of the queue, for one in the pool: those who wait for a slow origin stand in nobody else's way.
 6. Idle connections beyond ``max_idle`` are not closed at once, because the next request would only
    open them again: ``trim`` closes those that have been idle for a while.
 """
@@ -111,13 +111,8 @@ class Bookkeeping(Generic[ConnectionT]):
 
     @property
     def has_surplus(self) -> bool:
-        """Whether ``trim`` would close something."""
+        """Whether more are idle than may be: ``trim`` has something to close, now or a little later."""
         return len(self._idle) > self._max_idle
-
-    @property
-    def keeps_idle(self) -> bool:
-        """Whether any connection may be idle."""
-        return self._max_idle > 0
 
     def origins(self) -> Iterator[Origin[ConnectionT]]:
         """Give all origins about which anything is kept."""
@@ -135,9 +130,9 @@ class Bookkeeping(Generic[ConnectionT]):
         return origin
 
     def forget(self, origin: Origin[ConnectionT]) -> None:
-        """Drop what is kept about an origin, if nothing hangs on it: ten thousand hosts leave no trace."""
-        if not origin.open and not origin.leases and not origin.waiting:
-            self._origins.pop(origin.key, None)
+        """Drop what is kept about an origin, if nothing hangs on it: ten thousand hosts leave no trace. Harmless twice."""
+        if not origin.open and not origin.waiting and self._origins.get(origin.key) is origin:
+            del self._origins[origin.key]
 
     # What a request does.
 
@@ -206,13 +201,12 @@ class Bookkeeping(Generic[ConnectionT]):
     # What happens to idle connections.
 
     def strike_off(self, connection: ConnectionT) -> bool:
-        """Forget an idle connection that is closed; whether it was idle."""
+        """Forget an idle connection that is closed; whether it was idle. By rule 4 nobody waits for its place."""
         origin = self._idle.pop(connection, None)
         if origin is None:
             return False
         del origin.idle[connection]
         self._close_one(origin)
-        self._serve()
         self.forget(origin)
         return True
 

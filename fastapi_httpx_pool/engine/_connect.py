@@ -13,7 +13,7 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Final, final
 
@@ -36,6 +36,8 @@ LOOKUPS: Final = 8
 """Names that are looked up at a time."""
 HEAD_START: Final = 0.25
 """Seconds that an address has before the next one is tried as well (RFC 8305, section 5)."""
+QUEUED: Final = 0.02
+"""Seconds after which a Unix domain socket whose queue is full is tried again."""
 LIVELY: Final = 60
 """Seconds of silence after which the kernel asks whether the peer is there: NATs forget silent connections."""
 GOODBYE: Final = 1.0
@@ -60,6 +62,11 @@ class ConnectOptions:
     """Further attempts, after 0, 0.5, 1, 2, ... seconds."""
     socket_options: tuple[SocketOption, ...] = ()
 
+    def __post_init__(self) -> None:
+        if self.ssl_context is not None:
+            # Once, and not for each handshake: with some contexts each call costs for ever.
+            self.ssl_context.set_alpn_protocols(["http/1.1"])
+
 
 @final
 class Connector:
@@ -69,18 +76,20 @@ class Connector:
         self._options = options
         self._loop = loop
         self._names = _Names(loop)
-        if options.ssl_context is not None:
-            # Once, and not for each handshake: with some contexts each call costs for ever.
-            options.ssl_context.set_alpn_protocols(["http/1.1"])
 
     async def connect(
-        self, connection: Connection, origin: Origin, sni: str | None, seconds: float | None, note: "Note | None" = None
-    ) -> None:
+        self,
+        make: Callable[[], Connection],
+        origin: Origin,
+        sni: str | bytes | None = None,
+        seconds: float | None = None,
+        note: "Note | None" = None,
+    ) -> Connection:
         """
         Connect.
 
         Args:
-            connection: The protocol to connect.
+            make: Makes the protocol to connect; a new one for each attempt.
             origin: Where to.
             sni: The name to ask for and to verify in TLS, instead of the origin's host.
             seconds: Time limit for all of one attempt.
@@ -93,46 +102,72 @@ class Connector:
         delays = _delays(self._options.retries)
         while True:
             try:
-                await self._attempt(connection, origin, sni, seconds, note)
+                return await self._attempt(make, origin, sni, seconds, note)
             except (ConnectError, ConnectTimeout):
                 delay = next(delays, None)
                 if delay is None:
                     raise
                 async with _noted(note, "connection.retry", {}):
                     await asyncio.sleep(delay)
-            else:
-                return
 
     async def _attempt(
-        self, connection: Connection, origin: Origin, sni: str | None, seconds: float | None, note: "Note | None"
-    ) -> None:
+        self,
+        make: Callable[[], Connection],
+        origin: Origin,
+        sni: str | bytes | None,
+        seconds: float | None,
+        note: "Note | None",
+    ) -> Connection:
         limit = asyncio.timeout(seconds)
         try:
             async with limit:
-                sock = await self._socket(origin, note)
-                connection.sock = sock
-                try:
+                with ExitStack() as undo:
+                    sock = await self._socket(origin, note, undo)
+                    connection = make()
+                    connection.sock = sock
+                    undo.callback(connection.give_up)
                     await self._attach(connection, sock, origin, sni, note)
-                except BaseException:
-                    sock.close()
-                    raise
+                    undo.pop_all()
+                return connection
         except TimeoutError as exc:
             if limit.expired():
                 raise ConnectTimeout(f"no connection to {_where(origin)} within {seconds:g} s") from exc
             raise ConnectError(str(exc)) from exc
-        except (OSError, ValueError) as exc:  # ssl.SSLError and UnicodeError among them
+        except (OSError, ValueError, OverflowError) as exc:  # ssl.SSLError and UnicodeError among them
             raise ConnectError(str(exc) or f"{type(exc).__name__} while connecting to {_where(origin)}") from exc
 
-    async def _socket(self, origin: Origin, note: "Note | None") -> socket.socket:
-        """Return a connected socket."""
-        options = self._options
-        if options.uds is not None:
-            async with _noted(note, "connection.connect_unix_socket", {"path": options.uds}):
-                return await self._unix_socket(options.uds)
-        info = {"host": origin.host.decode("ascii"), "port": origin.port, "local_address": options.local_address}
-        async with _noted(note, "connection.connect_tcp", info):
-            addresses = await self._names.look_up(origin.host.decode("ascii"), origin.port)
-            local = options.local_address
+    async def _socket(self, origin: Origin, note: "Note | None", undo: ExitStack) -> socket.socket:
+        """Return a connected socket, which ``undo`` closes."""
+        path = self._options.uds
+        if path is not None:
+            async with _noted(note, "connection.connect_unix_socket", {"path": path}):
+                sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+                undo.callback(sock.close)
+                await self._connect_unix(sock, path)
+        else:
+            host, port, local = origin.host.decode("ascii"), origin.port, self._options.local_address
+            async with _noted(note, "connection.connect_tcp", {"host": host, "port": port, "local_address": local}):
+                sock = await self._tcp_socket(host, port, local)
+                undo.callback(sock.close)
+        return sock
+
+    async def _connect_unix(self, sock: socket.socket, path: str) -> None:
+        sock.setblocking(False)
+        for option in self._options.socket_options:
+            sock.setsockopt(*option)
+        while True:
+            try:
+                sock.connect(path)
+            except BlockingIOError:
+                # The server's queue is full. Nothing tells when there is room in it again, and the
+                # event loop would take the socket for a connected one.
+                await asyncio.sleep(QUEUED)
+            else:
+                return
+
+    async def _tcp_socket(self, host: str, port: int, local: str | None) -> socket.socket:
+        addresses = await self._names.look_up(host, port)
+        try:
             sock = await start_connection(
                 addresses,
                 local_addr_infos=None if local is None else await self._names.look_up(local, 0),
@@ -140,19 +175,10 @@ class Connector:
                 interleave=1,
                 socket_factory=self._new_socket,
             )
-            self._names.prefer(origin.host.decode("ascii"), origin.port, sock.family)
-            return sock
-
-    async def _unix_socket(self, path: str) -> socket.socket:
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            sock.setblocking(False)
-            for option in self._options.socket_options:
-                sock.setsockopt(*option)
-            await self._loop.sock_connect(sock, path)
-        except BaseException:
-            sock.close()
-            raise
+        except RuntimeError as exc:
+            # Somebody closed a socket and left its transport behind: the loop still knows the number.
+            raise OSError(str(exc)) from exc
+        self._names.prefer(host, port, sock.family)
         return sock
 
     def _new_socket(self, address: Address) -> socket.socket:
@@ -170,7 +196,7 @@ class Connector:
         return sock
 
     async def _attach(
-        self, connection: Connection, sock: socket.socket, origin: Origin, sni: str | None, note: "Note | None"
+        self, connection: Connection, sock: socket.socket, origin: Origin, sni: str | bytes | None, note: "Note | None"
     ) -> None:
         """Give the socket to the event loop, with TLS around it for https."""
         if origin.scheme != b"https":
@@ -179,7 +205,7 @@ class Connector:
         context = self._options.ssl_context
         if context is None:
             raise ConnectError("https needs a TLS context, and this engine was given none")
-        name = _tls_name(origin.host.decode("ascii") if sni is None else sni)
+        name = _tls_name(sni or origin.host)
         info = {"ssl_context": context, "server_hostname": name, "timeout": None}
         async with _noted(note, "connection.start_tls", info):
             tls = {
@@ -192,7 +218,6 @@ class Connector:
             await self._create(connection, sock, tls)
             if connection.ssl_object is not None and connection.ssl_object.selected_alpn_protocol() == "h2":
                 # Somebody else changed the context that was given to us.
-                connection.transport.abort()
                 raise ConnectError("the server chose HTTP/2, which this engine does not speak; give it its own context")
 
     async def _create(self, connection: Connection, sock: socket.socket, tls: dict[str, Any]) -> None:
@@ -206,9 +231,10 @@ def _where(origin: Origin) -> str:
     return f"{origin.host.decode('ascii', 'replace')}:{origin.port}"
 
 
-def _tls_name(host: str) -> str:
+def _tls_name(host: str | bytes) -> str:
     # A trailing dot and a zone are for the resolver; certificates have neither.
-    return host.partition("%")[0].rstrip(".")
+    name = host.decode("ascii") if isinstance(host, bytes) else host
+    return name.partition("%")[0].rstrip(".")
 
 
 def _delays(retries: int) -> Iterator[float]:

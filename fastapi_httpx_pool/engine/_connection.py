@@ -16,7 +16,7 @@ from typing import Any, Final, Protocol, cast, final
 
 from ._bookkeeping import Origin
 from ._statistics import Counters
-from ._timer import Alarm
+from ._timer import Alarm, Timer
 
 __all__ = ("Connection", "Holder", "Owner")
 
@@ -50,6 +50,8 @@ class Holder(Protocol):
 
 class Owner(Protocol):
     """The pool, as far as a connection knows it."""
+
+    timer: Timer
 
     def lost_idle(self, connection: "Connection", reason: str) -> None:
         """Take note: an idle connection is closed."""
@@ -197,6 +199,12 @@ class Connection(asyncio.Protocol, Alarm):
         self._owner.closed(self, reason)
         self.transport.abort()
 
+    def give_up(self) -> None:
+        """Close what there is of it, before the pool has had it."""
+        self._closed = True
+        if hasattr(self, "transport"):
+            self.transport.abort()
+
     def account(self) -> None:
         """Add what has been carried to the statistics."""
         counters = self.counters
@@ -208,7 +216,7 @@ class Connection(asyncio.Protocol, Alarm):
 
     def is_usable(self) -> bool:
         """Whether it can carry another request, as far as can be seen from here."""
-        if self._closed or self.transport.is_closing():
+        if self._closed or self.transport.is_closing() or self._owner.timer.now() >= self.due:
             return False
         # What the loop has not read yet would be taken for the next response: stray bytes that came
         # while the loop was busy, or the peer's end.
@@ -219,7 +227,8 @@ class Connection(asyncio.Protocol, Alarm):
 
     def retire(self, reason: str) -> None:
         """Close it; the books have struck it off already."""
-        self.close(reason)
+        now = self._owner.timer.now()
+        self.close(reason if now < self.due else self._outlived(now))
 
     # What the timer does.
 
@@ -227,8 +236,11 @@ class Connection(asyncio.Protocol, Alarm):
         """Act: whoever has it has waited too long, or nobody has had it for too long."""
         if self.holder is not None:
             self.holder.expire(now)
-        elif not self._closed:
-            self._lose_idle("lifetime" if now >= self.ends else "expired")
+        else:
+            self._lose_idle(self._outlived(now))
+
+    def _outlived(self, now: float) -> str:
+        return "lifetime" if now >= self.ends else "expired"
 
     def _lose_idle(self, reason: str) -> None:
         if not self._closed:

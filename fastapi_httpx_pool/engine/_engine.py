@@ -123,10 +123,11 @@ class Engine:
         for pool in pools:
             if pool is here:
                 pool.close()
-            elif pool.loop.is_closed():
-                pool.abandon()
             else:
-                pool.loop.call_soon_threadsafe(pool.close)
+                try:
+                    pool.loop.call_soon_threadsafe(pool.close)
+                except RuntimeError:  # the loop is closed
+                    pool.abandon()
 
     def _here(self) -> Pool | None:
         try:

@@ -35,7 +35,7 @@ from ..messages import Request
 from ._bookkeeping import Origin
 from ._connection import Connection
 from ._statistics import Counters
-from ._timer import Timer
+from ._timer import EARLY, Timer
 from ._wire import LAST_CHUNK, Head, ResponseReader, chunk_of
 
 __all__ = ("Body", "Exchange", "Keeper")
@@ -374,6 +374,7 @@ class Exchange:
     def receive_end(self) -> None:
         """Take the peer's end of the stream."""
         if self.reader.complete:
+            self.reader.reusable = False
             return
         try:
             self.reader.end()
@@ -421,7 +422,7 @@ class Exchange:
         """Act: a time limit is over."""
         timeouts = self.request.timeouts
         error: TransportError
-        if now >= self.end:
+        if now + EARLY >= self.end:
             assert timeouts.total is not None
             error = TotalTimeout(timeouts.total)
         elif self._limited == "write":

@@ -12,7 +12,7 @@ import contextlib
 import random
 import sys
 import traceback
-from collections.abc import AsyncIterator, Hashable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from math import inf
 from typing import Any, Final, final
@@ -34,7 +34,7 @@ from ._connect import ConnectOptions, Connector
 from ._connection import Connection
 from ._exchange import Body, Exchange
 from ._statistics import Counters, OriginStatistics, statistics_of
-from ._timer import Alarm, Timer
+from ._timer import EARLY, Alarm, Timer
 from ._tracing import Trace
 from ._tunnel import ConnectionInfo, Tunnel
 from ._wire import MAX_HEAD_SIZE, Head, ResponseReader, head_of
@@ -100,7 +100,7 @@ class Pool:
         self._tunnels: set[Tunnel] = set()
         self._connecting: dict[Exchange, asyncio.Timeout] = {}
         self._turns: set[_Turn] = set()
-        self._counters: dict[Hashable, Counters] = {}
+        self._counters: dict[_Key, Counters] = {}
         self._trimming: asyncio.TimerHandle | None = None
         self._empty: asyncio.Future[None] | None = None
         self._report: tuple[float, str] = (-inf, "")
@@ -113,6 +113,8 @@ class Pool:
         """Carry one exchange; see ``Engine``."""
         if self.is_closed:
             raise ClientClosed("transport's")
+        if request.origin.scheme not in _SECURE:
+            raise _unsupported(request.origin.scheme)
         head = head_of(request)
         check_body(request.body, head)
         trace = request.extensions.get("trace")
@@ -149,9 +151,13 @@ class Pool:
             exchange.place = "; it was requested here:\n" + "".join(traceback.format_stack(limit=12)[:-2])
         return exchange
 
-    def _new_counters(self, key: Hashable, address: Address) -> Counters:
-        if len(self._counters) >= MOST_ORIGINS:
-            del self._counters[next(iter(self._counters))]
+    def _new_counters(self, key: "_Key", address: Address) -> Counters:
+        while len(self._counters) >= MOST_ORIGINS:
+            oldest = next(iter(self._counters))
+            counters = self._counters.pop(oldest)
+            if counters.requests != counters.seen:  # it has been used since, and stays
+                counters.seen = counters.requests
+                self._counters[oldest] = counters
         counters = self._counters[key] = Counters(address)
         return counters
 
@@ -188,7 +194,7 @@ class Pool:
                 if connection.is_usable():
                     return self._reuse(exchange, connection)
                 # It died between being handed over and being taken; its place is still ours.
-                connection.close("peer")
+                connection.retire("peer")
         return await self._open(exchange, note)
 
     async def _queue(self, exchange: Exchange) -> Connection | None:
@@ -221,16 +227,21 @@ class Pool:
         self._look_whether_empty()
 
     async def _open(self, exchange: Exchange, note: Trace | None) -> Connection:
+        if self.is_closed:  # between being granted and being taken
+            raise ReadError("the pool was closed while the request waited for a connection")
         request = exchange.request
         exchange.state = "connecting"
-        connection = Connection(self, exchange.origin)
         began = self.timer.now()
         # Also how ``close`` ends it.
         limit = self._connecting[exchange] = asyncio.timeout_at(None if exchange.end == inf else exchange.end)
         try:
             async with limit:
-                await self._connector.connect(
-                    connection, _address_of(request), _sni_of(request), request.timeouts.connect, note
+                connection = await self._connector.connect(
+                    lambda: Connection(self, exchange.origin),
+                    _address_of(request),
+                    request.extensions.get("sni_hostname"),
+                    request.timeouts.connect,
+                    note,
                 )
         except TimeoutError as exc:
             if self.is_closed:
@@ -253,9 +264,12 @@ class Pool:
         self._connections.add(connection)
         if self._observer is not None:
             self._observer(ConnectionOpened(exchange.request.origin, now - began))
-        if self.is_closed:
-            connection.close("shutdown")
-            raise ReadError("the pool was closed while the connection was made")
+        if self.is_closed or connection.is_closing:
+            self.closed(connection, "shutdown" if self.is_closed else "peer")
+            connection.give_up()
+            raise ReadError(
+                f"the {'pool' if self.is_closed else 'server'} closed the connection as soon as it was made"
+            )
 
     # Its end.
 
@@ -348,8 +362,9 @@ class Pool:
     def finished(self, exchange: Exchange, connection: Connection, *, reusable: bool) -> None:
         """Take the connection back, after a complete exchange."""
         connection.account()
-        if not reusable or not self._may_rest(connection, exchange.reader.keep_alive_hint):
-            connection.close("not reusable")
+        obstacle = self._obstacle(connection, exchange.reader.keep_alive_hint) if reusable else "not reusable"
+        if obstacle is not None:
+            connection.close(obstacle)
             self._end(exchange, None)
             return
         exchange.leased = False
@@ -372,13 +387,15 @@ class Pool:
 
     # Idle connections.
 
-    def _may_rest(self, connection: Connection, hint: int | None) -> bool:
-        """Note until when a connection may be idle; whether it may at all."""
+    def _obstacle(self, connection: Connection, hint: int | None) -> str | None:
+        """Note for how long a connection may be idle; or return why it may not."""
         expiry = self._limits.idle_expiry
         connection.rest = inf if expiry is None else expiry
         if hint is not None:
             connection.rest = min(connection.rest, hint - PATIENCE)
-        return connection.rest > 0 and not self.is_closed and self.timer.now() < connection.ends
+        if connection.rest <= 0:
+            return "not reusable"
+        return "lifetime" if self.timer.now() >= connection.ends else None
 
     def _rest(self, connection: Connection) -> None:
         """Give a connection to whoever waits, or let it be idle."""
@@ -406,6 +423,8 @@ class Pool:
 
     def closed(self, connection: Connection, reason: str) -> None:
         """Take note, for the statistics."""
+        if connection not in self._connections:
+            return  # it ended while it was made
         connection.account()
         self._connections.discard(connection)
         closed = connection.counters.closed
@@ -423,7 +442,7 @@ class Pool:
         for key, counters in self._counters.items():
             origin = now.get(key)
             idle = 0 if origin is None else len(origin.idle)
-            found[_shown(counters.origin)] = statistics_of(
+            found[_shown_key(key)] = statistics_of(
                 counters,
                 active=0 if origin is None else origin.open - idle,
                 idle=idle,
@@ -478,17 +497,18 @@ class Pool:
 
     async def drain(self, seconds: float) -> int:
         """Wait for the exchanges in flight, at most so long; return how many are left."""
-        if self._exchanges or self._books.waiting:
-            self._empty = self.loop.create_future()
+        if self.active or self.queued:
+            if self._empty is None:
+                self._empty = self.loop.create_future()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
-                    await self._empty
-            self._empty = None
-        return len(self._exchanges) + self._books.waiting
+                    await asyncio.shield(self._empty)  # others may wait for it, too
+        return self.active + self.queued
 
     def _look_whether_empty(self) -> None:
         empty = self._empty
-        if empty is not None and not empty.done() and not self._exchanges and not self._books.waiting:
+        if empty is not None and not self.active and not self.queued:
+            self._empty = None
             empty.set_result(None)
 
     def close(self) -> None:
@@ -497,7 +517,8 @@ class Pool:
         for turn in list(self._turns):
             turn.fail(ReadError("the pool was closed while the request waited for a connection"))
         for limit in self._connecting.values():
-            limit.reschedule(self.loop.time())
+            if not limit.expired():
+                limit.reschedule(self.loop.time())
         for tunnel in list(self._tunnels):
             tunnel.close()
         for exchange in list(self._exchanges):
@@ -547,7 +568,7 @@ class _Turn(Alarm):
     def expire(self, now: float) -> None:
         """Act: the limit is over."""
         timeouts = self._exchange.request.timeouts
-        if now >= self._exchange.end:
+        if now + EARLY >= self._exchange.end:
             assert timeouts.total is not None
             self.fail(TotalTimeout(timeouts.total))
         elif not self.future.done():
@@ -589,26 +610,33 @@ def check_body(body: object, head: Head) -> None:
         raise LocalProtocolError("Too little data for declared Content-Length")
 
 
-def _key_of(request: Request) -> Hashable:
+_Key = Address | tuple[Address, str]
+"""What connections are kept apart by: the origin, and the name that was asked for in TLS if it is another."""
+
+
+def _key_of(request: Request) -> _Key:
     sni = request.extensions.get("sni_hostname")
-    return request.origin if sni is None else (request.origin, sni)
+    if not sni:
+        return request.origin
+    return request.origin, sni.decode("latin-1") if isinstance(sni, bytes) else sni
+
+
+def _unsupported(scheme: bytes) -> UnsupportedProtocol:
+    return UnsupportedProtocol(
+        f"Request URL has an unsupported protocol '{scheme.decode('ascii', 'replace')}://'."
+        if scheme
+        else "Request URL is missing an 'http://' or 'https://' protocol."
+    )
 
 
 def _address_of(request: Request) -> Address:
     scheme, host, port = request.origin
-    secure = _SECURE.get(scheme)
-    if secure is None:
-        raise UnsupportedProtocol(
-            f"Request URL has an unsupported protocol '{scheme.decode('ascii', 'replace')}://'."
-            if scheme
-            else "Request URL is missing an 'http://' or 'https://' protocol."
-        )
+    secure = _SECURE[scheme]
     return Address(b"https" if secure else b"http", host, port or _DEFAULT_PORTS[secure])
 
 
-def _sni_of(request: Request) -> str | None:
-    sni = request.extensions.get("sni_hostname")
-    return sni.decode("ascii") if isinstance(sni, bytes) else sni
+def _shown_key(key: _Key) -> str:
+    return _shown(key) if isinstance(key, Address) else f"{_shown(key[0])} ({key[1]})"
 
 
 def _shown(address: Address) -> str:

@@ -89,11 +89,14 @@ class Counters:
         "requests",
         "retried",
         "reused",
+        "seen",
     )
 
     def __init__(self, origin: Origin) -> None:
         self.origin = origin
         self.requests = 0
+        self.seen = 0
+        """How many there had been when it was last thought of forgetting this origin."""
         self.opened = 0
         self.reused = 0
         self.retried = 0

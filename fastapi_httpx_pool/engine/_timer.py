@@ -14,7 +14,7 @@ from collections.abc import Callable
 from math import inf
 from typing import Final, final
 
-__all__ = ("TICK", "Alarm", "Timer")
+__all__ = ("EARLY", "TICK", "Alarm", "Timer")
 
 TICK: Final = 0.05
 """Seconds."""

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from inspect import isawaitable
 from typing import Any, final
 
+from ..exceptions import ReadError
 from ..messages import Body, Request
 from ._connection import Connection
 from ._exchange import Exchange
@@ -55,6 +56,8 @@ class Trace:
         """Do what ``start`` and ``response_head`` of an exchange do, and tell of it."""
         request = self._request
         async with self.stage("http11.send_request_headers", request=request):
+            if connection.is_closing:
+                raise ReadError("the connection was lost before the request was sent")
             exchange.start(connection, now)
         async with self.stage("http11.send_request_body", request=request):
             pass  # a long body goes out while the response is awaited

@@ -12,9 +12,10 @@ would be a second request. Responses are read by llhttp (``httptools``) behind t
 3. llhttp limits nothing, so everything is limited here.
 """
 
+import re
 from typing import Final, NamedTuple, final
 
-from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade, HttpResponseParser
+from httptools import HttpParserCallbackError, HttpParserError, HttpResponseParser
 
 from ..exceptions import LocalProtocolError, RemoteProtocolError
 from ..messages import Header, Request
@@ -43,6 +44,11 @@ _MEANINGS = {
 }
 _known_names: dict[bytes, int] = {}
 _MOST_KNOWN_NAMES = 1024
+_LONGEST_KNOWN_NAME = 64
+# The last two are for those who split text into lines as Python does.
+_LINE_END = re.compile(rb"[\r\n\0\v\f]")
+# What both ends count in 64 bits has no more.
+_MOST_DIGITS = 19
 
 
 class Head(NamedTuple):
@@ -81,7 +87,8 @@ def head_of(request: Request) -> Head:
         headers = [line for line in headers if line[0].lower() != b"content-length"]
     length = _length_of(meant.get(_LENGTH, []), meant.get(_ENCODING, []))
     lines = b"".join([b"%b: %b\r\n" % line for line in headers])
-    if lines.count(b"\n") != len(headers) or lines.count(b"\r") != len(headers) or b"\0" in lines:
+    lines_ended = lines.count(b"\n") == lines.count(b"\r") == len(headers)
+    if not lines_ended or b"\0" in lines or b"\v" in lines or b"\f" in lines:
         _refuse_value(headers)
     _check_line(request.method, request.target)
     data = b"%b %b HTTP/1.1\r\n%b\r\n" % (request.method, request.target, lines)
@@ -103,7 +110,7 @@ def _meaning_of(name: bytes) -> int:
     if not name or not _TOKEN.issuperset(name):
         raise LocalProtocolError(f"Illegal header name {name!r}")
     meaning = _MEANINGS.get(name.lower(), _PLAIN)
-    if len(_known_names) < _MOST_KNOWN_NAMES:
+    if len(_known_names) < _MOST_KNOWN_NAMES and len(name) <= _LONGEST_KNOWN_NAME:
         _known_names[name] = meaning
     return meaning
 
@@ -115,28 +122,31 @@ def _length_of(lengths: list[bytes], encodings: list[bytes]) -> int | None:
         return None
     if not lengths:
         return 0
-    if len(set(lengths)) > 1 or not lengths[0].isdigit():
+    if len(lengths) > 1 or not lengths[0].isdigit() or len(lengths[0]) > _MOST_DIGITS:
         raise LocalProtocolError(f"bad Content-Length: {b', '.join(lengths)!r}")
     return int(lengths[0])
 
 
 def _refuse_value(headers: list[Header]) -> None:
     for name, value in headers:
-        if any(byte in value for byte in b"\r\n\0"):
+        found = _LINE_END.search(value)
+        if found is not None:
+            # The value itself may be secret.
             raise LocalProtocolError(
-                f"Illegal header value {value!r} of {name.decode('ascii')}: a line break or NUL would end the header"
+                f"Illegal header value of {name.decode('ascii')}: it has {found[0]!r} in it, where a line may end"
             )
 
 
 def _check_line(method: bytes, target: bytes) -> None:
     if not method or not _TOKEN.issuperset(method):
         raise LocalProtocolError(f"Illegal method characters in {method!r}")
-    # Blanks and controls would end the target early; what a URL library lets through may hold them.
+    # Blanks and controls would end the target early, and what is not ASCII means something else to
+    # everybody; what a URL library lets through may hold them.
     if not target or not _is_visible(target):
         raise LocalProtocolError(f"Illegal target characters in {target!r}")
 
 
-_INVISIBLE = bytes([*range(0x21), 0x7F])
+_INVISIBLE = bytes([*range(0x21), *range(0x7F, 0x100)])
 
 
 def _is_visible(target: bytes) -> bool:
@@ -148,6 +158,10 @@ class _Stop(Exception):
 
 
 _START = b"HTTP/1."
+# Of the first digit of the status.
+_DIGIT_AT = 9
+# What a head may end with, also if its last line came before.
+_BLANK_LINE = re.compile(rb"(?:\A|\n)\r?\n")
 _BODILESS = frozenset((204, 304))
 # Names whose lines say something about the framing have one of these lengths.
 _FRAMING_LENGTHS = frozenset((10, 14, 16, 17))
@@ -162,17 +176,20 @@ class ResponseReader:
     """
 
     __slots__ = (
+        "_by_heads",
         "_head_left",
         "_held",
         "_informational_left",
         "_is_connect",
         "_is_head",
         "_length",
+        "_max_head_size",
         "_may_upgrade",
         "_nul_seen",
+        "_overhead",
         "_parser",
         "_reason",
-        "_tail",
+        "_starts",
         "begun",
         "chunks",
         "complete",
@@ -197,7 +214,7 @@ class ResponseReader:
         Args:
             method: The request's; there is no body after HEAD, and a tunnel after CONNECT.
             may_upgrade: Whether the request offered another protocol, so that a 101 is welcome.
-            max_head_size: Bytes.
+            max_head_size: Bytes of all heads together, and as many for the trailers.
         """
         self._parser: HttpResponseParser | None = HttpResponseParser(self)
         # As lenient as h11, which is what httpx's users are used to; aiohttp allows the first three too.
@@ -210,13 +227,15 @@ class ResponseReader:
         self._is_head = method == b"HEAD"
         self._is_connect = method == b"CONNECT"
         self._may_upgrade = may_upgrade
-        self._head_left = max_head_size
+        self._max_head_size = self._head_left = max_head_size
+        self._overhead = 0
         self._informational_left = MAX_INFORMATIONAL
+        self._starts = True
         self._held = b""
-        self._tail = b""
+        self._by_heads = False
         self._reason = b""
         self._nul_seen = False
-        self._length: int | None = None
+        self._length: bytes | None = None
         self.is_chunked = False
         """Whether the body came in chunks, and may have trailers."""
         self.received = 0
@@ -257,10 +276,15 @@ class ResponseReader:
         Raises:
             RemoteProtocolError: They are no HTTP response, or too much of one.
         """
-        if self.has_head:
-            self._parse(data)
-        else:
+        if not self.has_head:
             self._feed_head(data)
+            return
+        received = self.received
+        self._parse(data)
+        if self.received != received:
+            self._overhead = 0
+        elif not self.complete:
+            self._count_overhead(len(data))
 
     def end(self) -> None:
         """
@@ -282,84 +306,92 @@ class ResponseReader:
         if self._length is not None:
             raise RemoteProtocolError(
                 "peer closed connection without sending complete message body "
-                f"(received {self.received} bytes, expected {self._length})"
+                f"(received {self.received} bytes, expected {self._length.decode('ascii')})"
             )
-        self._finish(reusable=False)
+        self.complete = True
+        self.reusable = False
+        self._parser = None
 
     # Before the head is whole.
 
     def _feed_head(self, data: bytes) -> None:
-        if not self.begun or self._held:
+        if self._starts:
             self.begun = True
-            self._held += data
-            if not self._check_start(self._held):
+            data = self._held + data
+            if not self._check_start(data):
+                self._held = data
                 return
-            data, self._held = self._held, b""
-        if self._is_connect:
-            self._feed_tunnel(data)
-            return
+            self._held = b""
+            self._starts = False
+            self._by_heads = self._is_head or self._is_connect or data[_DIGIT_AT : _DIGIT_AT + 1] == b"1"
         if b"\0" in data:
             self._nul_seen = True
+        if self._by_heads:
+            self._feed_by_heads(data)
+            return
         # llhttp limits nothing, and would join a value that comes in pieces in quadratic time.
         rest = b""
         if len(data) > self._head_left:
             data, rest = data[: self._head_left], data[self._head_left :]
         self._head_left -= len(data)
-        if self._is_head:
-            self._tail = (self._tail + data)[-3 - len(data) :]
         self._parse(data)
-        if rest:
-            if not self.has_head:
-                raise RemoteProtocolError("the response's head is too large")
-            self._parse(rest)
-        elif not self._head_left and not self.has_head:
+        if not self.has_head and (rest or not self._head_left):
             raise RemoteProtocolError("the response's head is too large")
+        if rest:
+            self.feed(rest)
 
     def _check_start(self, data: bytes) -> bool:
-        """Whether enough is there to see that it is HTTP/1; llhttp would take RTSP and HTTP/2.0 too."""
+        """Whether enough is there to see that it is HTTP/1; llhttp, which sees to 1.0 or 1.1, would take RTSP and 2.0."""
         if data[: len(_START)] != _START[: len(data)]:
             raise RemoteProtocolError(f"the response does not begin with an HTTP/1 status line, but with {data[:40]!r}")
-        return len(data) >= len(_START)
+        return len(data) > _DIGIT_AT
 
-    def _feed_tunnel(self, data: bytes) -> None:
-        # llhttp would take what follows the head of a tunnel for a body.
-        self._tail += data
-        head, mark, rest = self._tail.partition(b"\r\n\r\n")
-        if len(head) > self._head_left:
+    def _feed_by_heads(self, data: bytes) -> None:
+        # llhttp does not tell where a head has ended. Where what follows it is no body, but another
+        # head, another protocol or nothing at all, it gets no byte beyond.
+        start = 0
+        while start < len(data) and not (self.has_head or self._starts):
+            blank = _BLANK_LINE.search(data, max(start - 1, 0))
+            end = len(data) if blank is None else blank.end()
+            if end - start > self._head_left:
+                raise RemoteProtocolError("the response's head is too large")
+            self._head_left -= end - start
+            self._parse(data[start:end])
+            start = end
+        if not self.has_head and not self._head_left:
             raise RemoteProtocolError("the response's head is too large")
-        if not mark:
-            return
-        self._is_connect = False
-        self._parse(head + mark)
-        if self.has_head and 200 <= self.status < 300:  # noqa: PLR2004 -- success
-            self.surplus, self.upgraded = rest, True
-            self._finish(reusable=False)
-        elif rest:
-            self._is_connect = not self.has_head
-            self._tail = b""
-            self.feed(rest)
+        if start < len(data):
+            self.feed(data[start:])
 
     # Whatever is fed comes through here.
 
     def _parse(self, data: bytes) -> None:
         parser = self._parser
         if parser is None:
-            self.reusable = False  # bytes behind the end
+            self._take_surplus(data)
             return
         try:
             parser.feed_data(data)
-        except HttpParserUpgrade as exc:
-            self._switch(data, exc.args[0])
         except HttpParserCallbackError as exc:
             self._stopped(exc)
         except HttpParserError as exc:
-            if self.status == 101:  # noqa: PLR2004 -- without the headers that belong to it
-                self._switch(data, len(data))
-            elif not self.complete:
+            if not self.complete:
                 raise RemoteProtocolError(f"{exc}; it came in {_excerpt(data)}") from None
             self.reusable = False  # the response was good, what came behind it is not
         if self.complete:
             self._parser = None  # which holds our methods, and would keep us alive
+
+    def _count_overhead(self, size: int) -> None:
+        # Trailers and chunk extensions: llhttp tells of them at their end, if they ever end.
+        self._overhead += size
+        if self._overhead > 2 * self._max_head_size:
+            raise RemoteProtocolError("the response's trailers or chunk extensions are too large")
+
+    def _take_surplus(self, data: bytes) -> None:
+        if self.upgraded:
+            self.surplus += data
+        else:
+            self.reusable = False  # bytes behind the end
 
     def _stopped(self, stop: HttpParserCallbackError) -> None:
         cause = stop.__context__
@@ -367,24 +399,6 @@ class ResponseReader:
             raise cause.with_traceback(None) from None
         if not isinstance(cause, _Stop):
             raise cause or stop  # KeyboardInterrupt, say: httptools wraps everything
-        if self._is_head and not self._ends_with_head():
-            self.reusable = False
-
-    def _ends_with_head(self) -> bool:
-        # llhttp was stopped at the end of the head, so it does not tell what else was there.
-        return self._tail.find(b"\r\n\r\n") == len(self._tail) - 4
-
-    def _switch(self, data: bytes, offset: int) -> None:
-        if not self._may_upgrade:
-            raise RemoteProtocolError("the server switched to a protocol that the request did not offer")
-        self.surplus = data[offset:]
-        self.upgraded = True
-        self.reusable = False
-
-    def _finish(self, *, reusable: bool) -> None:
-        self.complete = True
-        self.reusable = reusable
-        self._parser = None
 
     # llhttp's callbacks.
 
@@ -405,52 +419,78 @@ class ResponseReader:
         self._head_left -= len(name) + len(value) + 4
         if self._head_left < 0:
             raise RemoteProtocolError("the response's trailers are too large")
+        if b"\0" in value:
+            raise RemoteProtocolError("the response's trailers have a NUL in them")
         self.trailers.append((name, value))
 
     def on_headers_complete(self) -> None:
         parser = self._parser
         assert parser is not None
         status = parser.get_status_code()
-        version = parser.get_http_version()
-        if version not in ("1.1", "1.0"):
-            raise RemoteProtocolError(f"the response is of HTTP version {version}, which is neither 1.0 nor 1.1")
         if status < 100:  # noqa: PLR2004
             raise RemoteProtocolError(f"the response has the status {status:03}, which is below 100")
         if self._nul_seen:
             self._refuse_nul()
         self.status = status
         if status < 200 and status != 101:  # noqa: PLR2004
+            self._check_bodiless()
             return
-        if version == "1.0":
+        if parser.get_http_version() == "1.0":
             self.http_version = b"HTTP/1.0"
-        self._read_framing(parser)
+        self.has_head = True
+        if status == 101 or (self._is_connect and status < 300):  # noqa: PLR2004 -- success
+            self._switch()
+        self._head_left = self._max_head_size  # for the trailers
+        self._read_framing()
 
-    def _read_framing(self, parser: HttpResponseParser) -> None:
-        connection = b""
-        lengths = encodings = 0
+    def _check_bodiless(self) -> None:
+        # llhttp takes some informational responses' bodies for bodies and others' for the next
+        # response; there is no such body (RFC 9110, section 15.2).
+        for name, value in self.headers:
+            lowered = name.lower()
+            if lowered == b"transfer-encoding" or (lowered == b"content-length" and value.strip(b"0")):
+                raise RemoteProtocolError(f"the informational response {self.status} announces a body")
+
+    def _switch(self) -> None:
+        if self.status == 101 and not self._may_upgrade:  # noqa: PLR2004
+            raise RemoteProtocolError("the server switched to a protocol that the request did not offer")
+        self.complete = self.upgraded = True
+        raise _Stop
+
+    def _read_framing(self) -> None:
+        connection = encoding = b""
+        encodings = 0
         for name, value in self.headers:
             if len(name) in _FRAMING_LENGTHS:
                 lowered = name.lower()
                 if lowered == b"content-length":
-                    lengths += 1
-                    self._length = int(value) if value.isdigit() else None
+                    self._length = value
                 elif lowered == b"transfer-encoding":
                     encodings += 1
-                    self.is_chunked = value.lower().endswith(b"chunked")
+                    encoding = value
                 elif lowered in (b"connection", b"proxy-connection"):
                     connection += b"," + value.lower()
                 elif lowered == b"keep-alive":
                     self.keep_alive_hint = _timeout_of(value)
-        self.has_head = True
-        self.reusable = not (encodings and (lengths or not self.is_chunked))
+        self.reusable = True
+        if encodings:
+            self.is_chunked = encoding.lower().rpartition(b",")[2].strip(b" \t") == b"chunked"
+            # With any of these others may see another end of the body than llhttp does (RFC 9112, section 6.1).
+            odd = encodings > 1 or not self.is_chunked or self._length is not None or self.http_version != b"HTTP/1.1"
+            self.reusable = not odd
+            self._length = None
+        if self._is_head or self.status in _BODILESS:
+            self.is_chunked = False
         if self._is_head:
-            self.complete = True
-            tokens = {token.strip() for token in connection.split(b",")}
-            keeps = b"keep-alive" in tokens if self.http_version == b"HTTP/1.0" else True
-            self.reusable = self.reusable and keeps and b"close" not in tokens
-            raise _Stop
-        if self.status in _BODILESS:
-            self._length, self.is_chunked = 0, False
+            self._end_with_head(connection)
+
+    def _end_with_head(self, connection: bytes) -> None:
+        # llhttp would wait for the body that the head tells of, and judge by it.
+        tokens = {token.strip() for token in connection.split(b",")}
+        if b"close" in tokens or (self.http_version == b"HTTP/1.0" and b"keep-alive" not in tokens):
+            self.reusable = False
+        self.complete = True
+        raise _Stop
 
     def on_body(self, data: bytes) -> None:
         self.received += len(data)
@@ -463,7 +503,7 @@ class ResponseReader:
         parser = self._parser
         assert parser is not None
         self.complete = True
-        self.reusable = self.reusable and self.status != 101 and parser.should_keep_alive()  # noqa: PLR2004
+        self.reusable = self.reusable and parser.should_keep_alive()
 
     def _take_informational(self) -> None:
         self._informational_left -= 1
@@ -472,6 +512,7 @@ class ResponseReader:
         self.informational.append((self.status, self.headers))
         self.headers = []
         self._reason = b""
+        self._starts = True
 
     def _refuse_nul(self) -> None:
         # With the leniencies above llhttp lets it through, and others end a value at it.
@@ -482,7 +523,8 @@ class ResponseReader:
 def _timeout_of(value: bytes) -> int | None:
     for parameter in value.lower().split(b","):
         name, _, seconds = parameter.strip().partition(b"=")
-        if name.strip() == b"timeout" and seconds.strip().isdigit():
+        seconds = seconds.strip()
+        if name.strip() == b"timeout" and seconds.isdigit() and len(seconds) <= _MOST_DIGITS:
             return int(seconds)
     return None
 

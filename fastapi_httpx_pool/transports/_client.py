@@ -6,17 +6,22 @@ What both families' clients share: settings, isolated cookies, and an owner who 
 
 import logging
 import ssl
+from time import perf_counter
 from typing import Any, ClassVar
 
 from ..engine import PoolStatistics
 from ..exceptions import ClientClosed
 from ..settings import ClientSettings
 from ._family import Family, family_named
+from ._shortcuts import shortcuts_of
 from ._transport import Around, HandlerTransport
 
 __all__ = ("PooledClient",)
 
 _logger = logging.getLogger("fastapi_httpx_pool.clients")
+
+# Without a body they have no Content-Length either.
+_BODILESS = frozenset(("GET", "HEAD", "OPTIONS", "DELETE"))
 
 
 class PooledClient:
@@ -58,6 +63,9 @@ class PooledClient:
         }
         super().__init__(**arguments)
         self._cookies = self._new_jar()
+        self._timeout_class = family.module.Timeout
+        self._request_error = family.module.RequestError
+        self._shortcuts = shortcuts_of(family)
 
     @property
     def cookies(self) -> Any:
@@ -108,11 +116,79 @@ class PooledClient:
         """Wait for the exchanges in flight, at most so long; return how many are left. For its owner."""
         return await self._own[0].drain(seconds)
 
-    async def send(self, *args: Any, **kwargs: Any) -> Any:
+    def build_request(self, method: str, url: Any, **arguments: Any) -> Any:
+        """Build a request, as the family's ``build_request`` does."""
+        if (
+            type(url) is str
+            and method in _BODILESS
+            and not self._params  # type: ignore[attr-defined] # the family's own
+            and not self._cookies
+            and _are_only_headers_and_timeout(arguments)
+            and self._shortcuts.may_be_taken()
+        ):
+            timeout = arguments.get("timeout", self._shortcuts.default)
+            headers = arguments.get("headers")
+            request = self._shortcuts.request(
+                method,
+                self._shortcuts.url(self, url),
+                self._headers if headers is None else self._merge_headers(headers),  # type: ignore[attr-defined] # likewise
+                self._timeout if timeout is self._shortcuts.default else self._timeout_class(timeout),  # type: ignore[attr-defined] # likewise
+            )
+            if request is not None:
+                return request
+        return super().build_request(method, url, **arguments)  # type: ignore[misc] # likewise
+
+    async def send(self, request: Any, *, stream: bool = False, **arguments: Any) -> Any:
         """Send a request, as the family's ``send`` does; every other way to send comes through here."""
         if self.is_closed:  # type: ignore[attr-defined] # the family's own
             raise ClientClosed(self.pool_name)
-        return await super().send(*args, **kwargs)  # type: ignore[misc] # likewise
+        transport = self._plain_way(request, arguments)
+        if transport is None:
+            return await super().send(request, stream=stream, **arguments)  # type: ignore[misc] # likewise
+        try:
+            return await self._send_plainly(transport, request, stream=stream)
+        except self._request_error as exc:
+            exc.request = request
+            raise
+
+    async def _send_plainly(self, transport: HandlerTransport, request: Any, *, stream: bool) -> Any:
+        start = perf_counter()
+        shortcuts = self._shortcuts
+        ours, body = await transport.open(request)
+        response = shortcuts.response(ours, request, body, self._default_encoding)  # type: ignore[attr-defined] # the family's own
+        try:
+            self._cookies.extract_cookies(response)
+            shortcuts.log(request, response)
+            is_plain = shortcuts.is_plain(ours)
+            if not is_plain and response.has_redirect_location:
+                response.next_request = self._build_redirect_request(request, response)  # type: ignore[attr-defined] # likewise
+            if is_plain and not stream:
+                await shortcuts.read(response, start)
+                return response
+            shortcuts.bind(response, start)
+            if not stream:
+                await response.aread()
+        except BaseException:
+            await response.aclose()
+            raise
+        return response
+
+    def _plain_way(self, request: Any, arguments: dict[str, Any]) -> HandlerTransport | None:
+        """Return the transport for a request that nobody does anything to on its way; else None."""
+        default = self._shortcuts.default
+        if (
+            arguments.get("auth", default) is not default
+            or arguments.get("follow_redirects", default) not in (default, False)
+            or self.follow_redirects  # type: ignore[attr-defined] # the family's own
+            or self._auth is not None  # type: ignore[attr-defined] # likewise
+            or any(self._event_hooks.values())  # type: ignore[attr-defined] # likewise
+            or request.url.userinfo
+            or "timeout" not in request.extensions
+            or not self._shortcuts.may_be_taken()
+        ):
+            return None
+        transport = self._transport_for_url(request.url)  # type: ignore[attr-defined] # likewise
+        return transport if isinstance(transport, HandlerTransport) and transport.is_untouched() else None
 
     async def aclose(self) -> None:
         """
@@ -130,6 +206,10 @@ class PooledClient:
         settings = self.pool_settings
         state = "closed" if self.is_closed else "open"  # type: ignore[attr-defined] # the family's own
         return f"<{settings.family}.AsyncClient {self.pool_name!r} [{state}, engine: {self._own[0].engine_name}]>"
+
+
+def _are_only_headers_and_timeout(arguments: dict[str, Any]) -> bool:
+    return all(value is None or name in ("headers", "timeout") for name, value in arguments.items())
 
 
 _isolated_jars: dict[str, Any] = {}

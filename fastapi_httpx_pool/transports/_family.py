@@ -15,7 +15,10 @@ from .. import exceptions
 from ..exceptions import FamilyNotInstalled, TotalTimeout, TransportError
 from ..settings import FamilyName
 
-__all__ = ("Family", "family_named", "family_of")
+__all__ = ("URL_KEY", "Family", "family_named", "family_of")
+
+URL_KEY = "fastapi_httpx_pool.url"
+"""Where a request's extensions keep the family's URL: it says more than is sent, and mocks look at it."""
 
 # Most specific first, so that a subclass of the user's own finds its nearest ancestor.
 _ERROR_NAMES = (

@@ -10,11 +10,15 @@ from typing import Any, final
 from ..engine import Tunnel
 from ..exceptions import TransportError
 from ..messages import Handler, Origin, Request, Response, Timeouts
-from ._family import Family
+from ._family import URL_KEY, Family
 from ._native import core_error
 
 __all__ = ("Forward",)
 
+MOST_WAYS = 256
+"""URL objects that are kept taken apart; most requests have one that was used before."""
+
+SWITCHING = 101
 _DEFAULT_PORTS = {b"http": 80, b"https": 443, b"ws": 80, b"wss": 443}
 
 
@@ -25,6 +29,7 @@ class Forward:
     def __init__(self, family: Family) -> None:
         self._family = family
         self._response_class = family.module.Response
+        self._ways: dict[int, tuple[Any, tuple[Origin, bytes]]] = {}
         self._byte_stream_class = family.module.ByteStream
         # The family checks isinstance(stream, AsyncByteStream), so there is one class for each.
         self._stream_class: Any = type("PoolStream", (_PoolStream, family.module.AsyncByteStream), {"family": family})
@@ -38,20 +43,24 @@ class Forward:
             request: The family's request object.
             total: The total timeout in seconds for requests that say nothing about it.
         """
+        response, stream = await self.open(handler, request, total)
+        return self._response_class(
+            response.status, headers=response.headers, stream=stream, extensions=response.extensions
+        )
+
+    async def open(self, handler: Handler, request: Any, total: float | None) -> tuple[Response, Any]:
+        """Do the same, but give our response, and its body as a stream of the family's."""
         try:
             response = await handler(self._our_request(request, total))
         except TransportError as exc:
             error = self._family.their_error(exc)
         else:
             extensions = response.extensions
-            if isinstance(extensions.get("network_stream"), Tunnel):
-                extensions["network_stream"] = _NetworkStream(extensions["network_stream"], self._family.core)
-            return self._response_class(
-                response.status,
-                headers=response.headers,
-                stream=self._stream_class(response),
-                extensions=extensions,
-            )
+            if response.status == SWITCHING or request.method == "CONNECT":
+                stream = extensions.get("network_stream")
+                if isinstance(stream, Tunnel):
+                    extensions["network_stream"] = _NetworkStream(stream, self._family.core)
+            return response, self._stream_class(response)
         # Not inside `except`, where Python would make our error the context of the family's, whose cause
         # it may be; and nothing here keeps hold of it: either would be a circle.
         try:
@@ -60,15 +69,17 @@ class Forward:
             del error
 
     def _our_request(self, request: Any, total: float | None) -> Request:
-        url, stream = request.url, request.stream
+        stream = request.stream
+        url = request.url
+        origin, target = self._way_to(url)
         extensions = dict(request.extensions)
+        extensions[URL_KEY] = url
         limits = extensions.pop("timeout", {})
-        target = extensions.pop("target", None) or url.raw_path
-        scheme = url.raw_scheme
+        target = extensions.pop("target", None) or target
         # A body in memory is told apart by its class, because a middleware may have replaced the stream.
         return Request(
             request.method.encode("ascii"),
-            Origin(scheme, url.raw_host, url.port or _DEFAULT_PORTS.get(scheme, 0)),
+            origin,
             target.encode("ascii") if isinstance(target, str) else target,
             request.headers.raw,
             b"".join(stream) if type(stream) is self._byte_stream_class else stream,
@@ -81,6 +92,18 @@ class Forward:
             ),
             extensions,
         )
+
+    def _way_to(self, url: Any) -> tuple[Origin, bytes]:
+        """Return the origin and the target of a URL; of those used last, without taking them apart."""
+        known = self._ways.get(id(url))
+        if known is not None and known[0] is url:
+            return known[1]
+        scheme = url.raw_scheme
+        way = Origin(scheme, url.raw_host, url.port or _DEFAULT_PORTS.get(scheme, 0)), url.raw_path
+        if len(self._ways) >= MOST_WAYS:
+            self._ways.clear()
+        self._ways[id(url)] = url, way
+        return way
 
 
 class _PoolStream:

@@ -16,7 +16,7 @@ from ..exceptions import TransportError
 from ..messages import Handler, Origin, Request, Response, Timeouts
 from ._family import Family
 
-__all__ = ("Genuine", "engine_or", "put_engine_into")
+__all__ = ("Genuine", "core_error", "engine_or", "is_own", "put_engine_into")
 
 
 @final
@@ -34,14 +34,15 @@ class Genuine:
 
     def _is_own(self, method: Any) -> bool:
         # Not what it was at our import: it may have been replaced before, and put back since.
-        own = (
-            _package_of(method) == _package_of(self._owner)
-            and getattr(method, "__qualname__", "") == f"{self._owner.__qualname__}.handle_async_request"
-            and not hasattr(method, "__wrapped__")
-        )
+        own = is_own(method, _package_of(self._owner))
         if own:
             self._known = method
         return own
+
+
+def is_own(method: Any, package: str) -> bool:
+    """Whether a package's method is its own, and not what somebody has put in its place."""
+    return _package_of(method) == package and not hasattr(method, "__wrapped__")
 
 
 def _package_of(thing: Any) -> str:

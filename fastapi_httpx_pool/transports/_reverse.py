@@ -11,7 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 import anyio
 
 from ..messages import Handler, Header, Request, Response
-from ._family import Family, family_of
+from ._family import URL_KEY, Family, family_of
 
 __all__ = ("HasHandler", "Keeper", "handler_for", "handler_over", "response_over")
 
@@ -137,15 +137,11 @@ def _our_errors(family: Family) -> Iterator[None]:
 
 
 def _their_request(family: Family, request: Request) -> Any:
-    scheme, host, port = request.origin
-    url = family.module.URL(scheme=scheme.decode("ascii"), host=host.decode("ascii"), port=port or None, raw_path=b"/")
-    if request.target.startswith(b"/"):
-        with suppress(family.module.InvalidURL):  # too long for a URL object, not for the wire
-            url = url.copy_with(raw_path=request.target)
     timeout = request.timeouts._asdict()
     if timeout["total"] is None:
         del timeout["total"]
     extensions = {**request.extensions, "timeout": timeout}
+    url = _their_url(family, request, extensions.pop(URL_KEY, None))
     if url.raw_path != request.target:
         # A URL object tidies what it is given; the octets on the wire are these.
         extensions["target"] = request.target
@@ -158,6 +154,21 @@ def _their_request(family: Family, request: Request) -> Any:
     if isinstance(stream, family.module.ByteStream):
         their_request.read()
     return their_request
+
+
+def _their_url(family: Family, request: Request, original: Any) -> Any:
+    scheme, host, port = request.origin
+    url = family.module.URL(scheme=scheme.decode("ascii"), host=host.decode("ascii"), port=port or None, raw_path=b"/")
+    if request.target.startswith(b"/"):
+        with suppress(family.module.InvalidURL):  # too long for a URL object, not for the wire
+            url = url.copy_with(raw_path=request.target)
+    if isinstance(original, family.module.URL) and _sent_of(original) == _sent_of(url):
+        return original
+    return url
+
+
+def _sent_of(url: Any) -> tuple[object, ...]:
+    return url.scheme, url.raw_host, url.port, url.raw_path
 
 
 def _their_stream(family: Family, body: Any) -> Any:

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 from .._cancellation import runs_trio
 from ..engine import ConnectOptions, Engine, Limits, PoolStatistics, SocketOption
 from ..events import Observer
-from ..messages import Handler
+from ..messages import Handler, Response
 from ..settings import FamilyName
 from ._family import family_named
 from ._forward import Forward
@@ -108,6 +108,10 @@ class HandlerTransport:
     async def handle_async_request(self, request: Any) -> Any:
         """Send a request of the family's; give a response of the family's, or raise its errors."""
         return await self._forward.send(self.handler, request, self.default_total)
+
+    async def open(self, request: Any) -> tuple[Response, Any]:
+        """Do the same, but give our response, and its body as a stream of the family's."""
+        return await self._forward.open(self.handler, request, self.default_total)
 
     async def _send_with_family(self, request: Any) -> Any:
         return await super().handle_async_request(request)  # type: ignore[misc] # the family's own
