@@ -465,14 +465,19 @@ class Pool:
         """Requests that wait for a connection."""
         return self._books.waiting
 
-    def report(self, seconds: float) -> str:
+    def report(self, seconds: float, exchange: Exchange) -> str:
         """Return what an error about a full pool says: who has the connections."""
+        per_host = self._limits.max_connections_per_host
+        within = f"became free within {seconds:g} s"
+        if per_host is not None and exchange.origin.open >= per_host:
+            shown = _shown(exchange.request.origin)
+            within = f"to {shown} {within}, of the {per_host} that max_connections_per_host allows"
         now = self.timer.now()
         made, text = self._report
         if now - made > GRACE:  # ten thousand may time out together
             text = self._describe(now)
             self._report = (now, text)
-        return f"no connection of the pool became free within {seconds:g} s; {text}"
+        return f"no connection {within}; {text}"
 
     def _describe(self, now: float) -> str:
         count: dict[str, int] = {}
@@ -573,7 +578,7 @@ class _Turn(Alarm):
             self.fail(TotalTimeout(timeouts.total))
         elif not self.future.done():
             assert timeouts.pool is not None
-            self.fail(PoolTimeout(self._pool.report(timeouts.pool)))
+            self.fail(PoolTimeout(self._pool.report(timeouts.pool, self._exchange)))
 
 
 @final
