@@ -7,7 +7,7 @@ What both families' clients share: settings, isolated cookies, and an owner who 
 import logging
 import ssl
 from time import perf_counter
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from ..engine import PoolStatistics
 from ..exceptions import ClientClosed
@@ -19,6 +19,9 @@ from ._transport import Around, HandlerTransport
 __all__ = ("PooledClient",)
 
 _logger = logging.getLogger("fastapi_httpx_pool.clients")
+
+_CLIENT_DEFAULT: Final = object()
+"""Says that nothing was said; None says that there is no limit."""
 
 # Without a body they have no Content-Length either.
 _BODILESS = frozenset(("GET", "HEAD", "OPTIONS", "DELETE"))
@@ -116,27 +119,55 @@ class PooledClient:
         """Wait for the exchanges in flight, at most so long; return how many are left. For its owner."""
         return await self._own[0].drain(seconds)
 
-    def build_request(self, method: str, url: Any, **arguments: Any) -> Any:
+    def build_request(
+        self,
+        method: str,
+        url: Any,
+        *,
+        content: Any = None,
+        data: Any = None,
+        files: Any = None,
+        json: Any = None,
+        params: Any = None,
+        headers: Any = None,
+        cookies: Any = None,
+        timeout: Any = _CLIENT_DEFAULT,
+        extensions: Any = None,
+    ) -> Any:
         """Build a request, as the family's ``build_request`` does."""
         if (
             type(url) is str
             and method in _BODILESS
-            and not self._params  # type: ignore[attr-defined] # the family's own
-            and not self._cookies
-            and _are_only_headers_and_timeout(arguments)
-            and self._shortcuts.may_be_taken()
+            and content is data is files is json is params is cookies is extensions is None
         ):
-            timeout = arguments.get("timeout", self._shortcuts.default)
-            headers = arguments.get("headers")
-            request = self._shortcuts.request(
-                method,
-                self._shortcuts.url(self, url),
-                self._headers if headers is None else self._merge_headers(headers),  # type: ignore[attr-defined] # likewise
-                self._timeout if timeout is self._shortcuts.default else self._timeout_class(timeout),  # type: ignore[attr-defined] # likewise
-            )
+            request = self._build_plainly(method, url, headers, timeout)
             if request is not None:
                 return request
-        return super().build_request(method, url, **arguments)  # type: ignore[misc] # likewise
+        return super().build_request(  # type: ignore[misc] # the family's own
+            method,
+            url,
+            content=content,
+            data=data,
+            files=files,
+            json=json,
+            params=params,
+            headers=headers,
+            cookies=cookies,
+            timeout=self._shortcuts.default if timeout is _CLIENT_DEFAULT else timeout,
+            extensions=extensions,
+        )
+
+    def _build_plainly(self, method: str, url: str, headers: Any, timeout: Any) -> Any | None:
+        shortcuts = self._shortcuts
+        if self._params or self._cookies or not shortcuts.may_be_taken():  # type: ignore[attr-defined] # the family's own
+            return None
+        is_default = timeout is _CLIENT_DEFAULT or timeout is shortcuts.default
+        return shortcuts.request(
+            method,
+            shortcuts.url(self, url),
+            self._headers if headers is None else self._merge_headers(headers),  # type: ignore[attr-defined] # likewise
+            self._timeout if is_default else self._timeout_class(timeout),  # type: ignore[attr-defined] # likewise
+        )
 
     async def send(self, request: Any, *, stream: bool = False, **arguments: Any) -> Any:
         """Send a request, as the family's ``send`` does; every other way to send comes through here."""
@@ -206,10 +237,6 @@ class PooledClient:
         settings = self.pool_settings
         state = "closed" if self.is_closed else "open"  # type: ignore[attr-defined] # the family's own
         return f"<{settings.family}.AsyncClient {self.pool_name!r} [{state}, engine: {self._own[0].engine_name}]>"
-
-
-def _are_only_headers_and_timeout(arguments: dict[str, Any]) -> bool:
-    return all(value is None or name in ("headers", "timeout") for name, value in arguments.items())
 
 
 _isolated_jars: dict[str, Any] = {}

@@ -130,6 +130,19 @@ class _PoolStream:
         finally:
             del error
 
+    async def read(self) -> bytes:
+        """Return all of it."""
+        try:
+            chunks = [chunk async for chunk in self._response.body]
+        except TransportError as exc:
+            error = self.family.their_error(exc)
+        else:
+            return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        try:
+            raise error
+        finally:
+            del error
+
     async def aclose(self) -> None:
         try:
             await self._response.aclose()

@@ -18,6 +18,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from importlib import import_module
 from inspect import signature
+from operator import attrgetter
 from time import perf_counter
 from typing import Any, Final, final
 
@@ -56,14 +57,14 @@ class Shortcuts:
         self._bound_to_response = "response" in signature(private.BoundAsyncStream).parameters
         self.default: Any = private.USE_CLIENT_DEFAULT
         self._logger = logging.getLogger(family.name)
-        self._genuine = [(name, getattr(self._client_class, name)) for name in (*_SENDING, *_BUILDING)]
-        self._usable = all(is_own(method, family.name) for _, method in self._genuine) and self._makes_the_same()
+        self._methods = attrgetter(*_SENDING, *_BUILDING)
+        self._genuine = self._methods(self._client_class)
+        self._usable = all(is_own(method, family.name) for method in self._genuine) and self._makes_the_same()
         self._urls: dict[str, Any] = {}
 
     def may_be_taken(self) -> bool:
         """Whether nobody has put themselves in the way."""
-        owner = self._client_class
-        return self._usable and all(getattr(owner, name) is method for name, method in self._genuine)
+        return self._usable and bool(self._methods(self._client_class) == self._genuine)
 
     # A request.
 
@@ -142,7 +143,7 @@ class Shortcuts:
         """
         response.is_stream_consumed = True
         body = response.stream
-        content = b"".join([chunk async for chunk in body])
+        content = await body.read()
         response._num_bytes_downloaded = len(content)
         response._content = content
         response.is_closed = True
