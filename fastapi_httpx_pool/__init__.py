@@ -2,6 +2,7 @@
 
 from .clients import ClientFactory
 from .dependencies import ClientDep, get_client, named_client
+from .engine import PoolStatistics
 from .exceptions import (
     ClientClosed,
     ClientError,
@@ -16,6 +17,7 @@ from .lifespan import ClientLifespan, create_lifespan
 from .middleware import ClientMiddleware
 from .proxy import StreamingProxyResponse, UpstreamAborted, UpstreamResponse
 from .settings import ClientSettings, LimitSettings, TimeoutSettings, TLSSettings
+from .transports import pool_statistics
 from .transports.httpx import PoolTransport
 
 __all__ = (
@@ -30,6 +32,7 @@ __all__ = (
     "FamilyNotInstalled",
     "ForkedProcess",
     "LimitSettings",
+    "PoolStatistics",
     "PoolTransport",
     "StateKeyConflict",
     "StreamingProxyResponse",
@@ -42,4 +45,5 @@ __all__ = (
     "create_lifespan",
     "get_client",
     "named_client",
+    "pool_statistics",
 )

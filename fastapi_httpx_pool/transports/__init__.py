@@ -8,5 +8,6 @@ one family never reach the other.
 from ._client import PooledClient
 from ._family import Family, family_named, family_of
 from ._reverse import handler_for, response_over
+from ._statistics import pool_statistics
 
-__all__ = ("Family", "PooledClient", "family_named", "family_of", "handler_for", "response_over")
+__all__ = ("Family", "PooledClient", "family_named", "family_of", "handler_for", "pool_statistics", "response_over")
