@@ -6,7 +6,7 @@ ifeq ($(PYTHON),)
 $(error No Python 3.11 or newer was found; name one: make PYTHON=/path/to/python)
 endif
 
-CHECKED := fastapi_httpx_pool example_app tests scripts docs conftest.py
+CHECKED := fastapi_httpx_pool benchmarks example_app tests scripts docs conftest.py
 
 .PHONY: help demo test bench check format constraints clean
 
@@ -31,7 +31,7 @@ bench:
 	@exec .venv-bench/bin/python -m benchmarks $(ARGS)
 
 .venv-check: pyproject.toml constraints.txt
-	@$(PYTHON) scripts/environment.py .venv-check example test families check
+	@$(PYTHON) scripts/environment.py .venv-check example test families bench check
 	@touch .venv-check
 
 check: .venv-check
@@ -50,7 +50,7 @@ format: .venv-check
 # Needs uv; every version there is, for every Python at once, and no addresses.
 constraints:
 	uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --no-annotate --no-header --upgrade \
-		--all-extras --group build --group check --group example --group families --group test \
+		--all-extras --group bench --group build --group check --group example --group families --group test \
 		--output-file constraints.txt pyproject.toml
 
 clean:

@@ -42,7 +42,7 @@ def upstream() -> Iterator[Running]:
 def settings(upstream: Running, down: str) -> ExampleSettings:
     """Return settings that lead to the served upstream."""
     sites = ("/page", "/json", "/slow?lines=2&interval=0", "/file", down)
-    return ExampleSettings(**bare(), upstream_port=upstream.port, sites=sites, patience=0.3)
+    return ExampleSettings(**bare(), upstream_port=upstream.port, sites=sites, patience=1.5)
 
 
 @pytest.fixture(scope="session")

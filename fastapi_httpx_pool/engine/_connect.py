@@ -42,6 +42,9 @@ LIVELY: Final = 60
 """Seconds of silence after which the kernel asks whether the peer is there: NATs forget silent connections."""
 GOODBYE: Final = 1.0
 """Seconds that a TLS peer has to answer our close."""
+HIGHEST_PORT: Final = 65535
+LONGEST_NAME: Final = 255
+"""Bytes of a name that TLS can ask for."""
 NO_LIMIT: Final = 24 * 3600.0
 """For what cannot be told that there is no limit."""
 
@@ -233,8 +236,12 @@ def _where(origin: Origin) -> str:
 
 def _tls_name(host: str | bytes) -> str:
     # A trailing dot and a zone are for the resolver; certificates have neither.
-    name = host.decode("ascii") if isinstance(host, bytes) else host
-    return name.partition("%")[0].rstrip(".")
+    name = (host.decode("ascii") if isinstance(host, bytes) else host).partition("%")[0].rstrip(".")
+    # What is no name is refused here, because uvloop leaves the socket open if ssl refuses it.
+    encoded = name.encode("idna")
+    if not 0 < len(encoded) <= LONGEST_NAME or b"\0" in encoded:
+        raise ValueError(f"TLS cannot ask for the name {name!r}")
+    return name
 
 
 def _delays(retries: int) -> Iterator[float]:
@@ -276,7 +283,10 @@ class _Names:
 
         Raises:
             OSError: There are none.
+            ValueError: The port is none.
         """
+        if not 0 <= port <= HIGHEST_PORT:
+            raise ValueError(f"{port} is no port")  # uvloop would take the lower bits of it
         literal = _literal(host, port)
         if literal is not None:
             return [literal]

@@ -27,8 +27,8 @@ HIGH_WATER: Final = 64 * 1024
 class Holder(Protocol):
     """Whoever has a connection: an exchange, or a tunnel."""
 
-    def receive(self, data: bytes) -> None:
-        """Take bytes."""
+    def receive(self, data: bytes | memoryview) -> None:
+        """Take bytes, and keep none that is not copied."""
 
     def receive_end(self) -> None:
         """Take the peer's end of the stream; it may still be reading."""
@@ -51,6 +51,9 @@ class Holder(Protocol):
 class Owner(Protocol):
     """The pool, as far as a connection knows it."""
 
+    buffer: memoryview
+    """Where all connections read to, one at a time."""
+
     timer: Timer
 
     def lost_idle(self, connection: "Connection", reason: str) -> None:
@@ -61,7 +64,7 @@ class Owner(Protocol):
 
 
 @final
-class Connection(asyncio.Protocol, Alarm):
+class Connection(asyncio.BufferedProtocol, Alarm):
     """One connection of a pool."""
 
     __slots__ = (
@@ -116,7 +119,15 @@ class Connection(asyncio.Protocol, Alarm):
         self.transport = cast("asyncio.Transport", transport)  # uvloop's is no subclass
         self.transport.set_write_buffer_limits(HIGH_WATER)
 
-    def data_received(self, data: bytes) -> None:
+    def get_buffer(self, sizehint: int) -> memoryview:
+        # One for all: what is in it is taken out before anything else is read.
+        return self._owner.buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self.data_received(self._owner.buffer[:nbytes])
+
+    def data_received(self, data: bytes | memoryview) -> None:
+        """Take bytes that are there for the time of this call."""
         self.bytes_in += len(data)
         holder = self.holder
         if holder is None:
@@ -205,6 +216,18 @@ class Connection(asyncio.Protocol, Alarm):
         if hasattr(self, "transport"):
             self.transport.abort()
 
+    def is_readable(self) -> bool:
+        """Whether anything has come that the loop has not read yet: bytes, or the peer's end. Not once it is closing."""
+        poll = self._poll
+        if poll is None:
+            poll = self._poll = _poll_of(cast("socket.socket", self.sock))
+        return bool(poll.poll(0))
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that were written and have not gone out."""
+        return self.transport.get_write_buffer_size()
+
     def account(self) -> None:
         """Add what has been carried to the statistics."""
         counters = self.counters
@@ -220,10 +243,7 @@ class Connection(asyncio.Protocol, Alarm):
             return False
         # What the loop has not read yet would be taken for the next response: stray bytes that came
         # while the loop was busy, or the peer's end.
-        poll = self._poll
-        if poll is None:
-            poll = self._poll = _poll_of(cast("socket.socket", self.sock))
-        return not poll.poll(0)
+        return not self.is_readable()
 
     def retire(self, reason: str) -> None:
         """Close it; the books have struck it off already."""

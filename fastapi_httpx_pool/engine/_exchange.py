@@ -51,6 +51,10 @@ CONTINUE: Final = 1.0
 """Seconds to wait for "100 Continue", which an upstream may never have heard of."""
 FIRST_ERROR: Final = 400
 
+_NOTHING: Final = memoryview(b"")
+_WHILE_WAITING: Final = frozenset(("read", "total"))
+_CLOSED: Final = "the response was closed before it had been read"
+
 
 class Keeper(Protocol):
     """The pool, as far as an exchange knows it."""
@@ -73,7 +77,6 @@ class Exchange:
     """One request and its response; the holder of a connection meanwhile."""
 
     __slots__ = (
-        "_body_error",
         "_drained",
         "_error",
         "_keeper",
@@ -81,6 +84,7 @@ class Exchange:
         "_paused",
         "_rest",
         "_taken",
+        "_unsent",
         "_waiting",
         "_welcome",
         "connection",
@@ -124,6 +128,8 @@ class Exchange:
         self._drained: asyncio.Future[None] | None = None
         self._error: BaseException | None = None
         self._rest: memoryview | None = None
+        """What has not been written yet, as far as it is in memory; empty once everything has been."""
+        self._unsent = 0
         self._taken = 0
         self._paused = False
         self._welcome = False
@@ -152,7 +158,7 @@ class Exchange:
         self.sent_at = now
         self.state = "sending the request"
         head, body = self.head, self.request.body
-        if not body:
+        if body is None or (isinstance(body, bytes) and not body):
             connection.write(head.data if head.length is not None else head.data + LAST_CHUNK)
             self.uploaded = True
         elif not isinstance(body, bytes) or head.expects:
@@ -161,12 +167,13 @@ class Exchange:
                 self._rest = memoryview(_framed(body, head))
         elif len(body) <= SMALL:
             connection.write(head.data + _framed(body, head))
-            self.uploaded = not connection.write_paused
-            self._rest = None if self.uploaded else memoryview(b"")
+            if connection.write_paused:
+                self._rest = _NOTHING
+            else:
+                self.uploaded = True
         else:
             connection.write(head.data)
             self._rest = memoryview(_framed(body, head))
-
         self.sending = not self.uploaded
 
     async def response_head(self) -> None:
@@ -223,19 +230,16 @@ class Exchange:
         self.upload.add_done_callback(self._on_uploaded)
 
     def _on_uploaded(self, upload: "asyncio.Task[Any]") -> None:
-        if upload.cancelled():
-            if self._goes_on():
-                self.fail(WriteError("the task that sent the request was cancelled"), "cancelled")
-        else:
-            exc = upload.exception()
-            if exc is not None and self.connection is not None:
-                self.fail(exc, "body failed")
+        error = WriteError("the body was cancelled") if upload.cancelled() else upload.exception()
+        # If it has been stopped, it matters no more how it ended.
+        if error is not None and self._goes_on():
+            self.fail(error, "body failed")
         self._sent()
         self._wake()
 
     async def _send_bytes(self, *, until_head: bool = False) -> bool:
         """Write the rest of a body in memory; whether all of it has been written."""
-        while self._goes_on():
+        while await self._may_send():
             connection, rest = self.connection, self._rest
             assert connection is not None
             assert rest is not None
@@ -267,7 +271,7 @@ class Exchange:
         left = self.head.length
         unturned = 0
         async for chunk in chunks:
-            if not self._goes_on():
+            if not await self._may_send():
                 return False
             if not chunk:
                 continue  # would be the last one
@@ -275,29 +279,45 @@ class Exchange:
                 left -= len(chunk)
                 if left < 0:
                     raise LocalProtocolError("Too much data for declared Content-Length")
-            self._write(chunk if left is not None else chunk_of(chunk))
+            self._write(chunk if left is not None else chunk_of(chunk), last=left == 0)
             unturned = await self._pace(unturned + len(chunk))
         if not self._goes_on():
             return False
         if left:
             raise LocalProtocolError("Too little data for declared Content-Length")
         if left is None:
-            self._write(LAST_CHUNK)
+            self._write(LAST_CHUNK, last=True)
         return True
 
     async def _pace(self, unturned: int) -> int:
         """Wait if need be after so many bytes without a turn of the loop; return how many that are now."""
-        if self.connection is not None and self.connection.write_paused:
-            await self._wait_for_drain()
+        connection = self.connection
+        assert connection is not None
+        if connection.write_paused:
+            while connection.write_paused and self._goes_on():
+                await self._wait_for_drain()
         elif unturned >= HIGH_WATER:
             await _let_the_loop_turn()
         else:
             return unturned
         return 0
 
-    def _write(self, data: bytes) -> None:
-        if self.connection is not None:
-            self.connection.write(data)
+    def _write(self, data: bytes, *, last: bool) -> None:
+        assert self.connection is not None
+        self.connection.write(data)
+        if last:
+            self._rest = _NOTHING
+
+    async def _may_send(self) -> bool:
+        """Whether it makes sense to send more, also after a look at what has come meanwhile."""
+        if self._goes_on() and not self.reader.has_head:
+            connection = self.connection
+            assert connection is not None
+            # Whoever makes the body may have kept the loop from reading. A refusal is lost if the
+            # next write is what tells that the peer has closed the connection after it.
+            if connection.is_readable():
+                await _let_the_loop_turn()
+        return self._goes_on()
 
     def _goes_on(self) -> bool:
         """Whether it makes sense to send more."""
@@ -310,10 +330,11 @@ class Exchange:
         connection = self.connection
         assert connection is not None
         write = self.request.timeouts.write
-        if write is not None or self.end != inf:
-            self._limit("write", write)
         self._drained = self._keeper.loop.create_future()
         try:
+            if write is not None or self.end != inf:
+                self._unsent = connection.unsent
+                self._limit("write", write)
             await self._drained
         finally:
             self._drained = None
@@ -324,17 +345,17 @@ class Exchange:
 
     # Receiving, in the connection's callbacks.
 
-    def receive(self, data: bytes) -> None:
+    def receive(self, data: bytes | memoryview) -> None:
         """Take bytes."""
         reader = self.reader
         had_head = reader.has_head
         try:
             reader.feed(data)
         except RemoteProtocolError as exc:
-            self.fail(exc, "protocol error")
+            self.fail(exc.with_traceback(None), "protocol error")
             return
-        if reader.informational:
-            self._inform()
+        if reader.informational and not self._inform():
+            return
         if reader.has_head and not had_head:
             self._keeper.responded(self)
             if not self.uploaded:
@@ -355,15 +376,21 @@ class Exchange:
             assert read is not None
             self.connection.due = min(self._keeper.timer.now() + read, self.end)
 
-    def _inform(self) -> None:
+    def _inform(self) -> bool:
+        """Pass informational responses on; whether the exchange goes on."""
         tell = self.request.extensions.get("informational")
         for status, headers in self.reader.informational:
             if status == CONTINUE_STATUS:
                 self._welcome = True
                 self._wake()
             if tell is not None:
-                tell(status, headers)
+                try:
+                    tell(status, headers)
+                except Exception as exc:  # noqa: BLE001 -- raised where the response is awaited
+                    self.fail(exc, "callback failed")
+                    return False
         self.reader.informational.clear()
+        return True
 
     def _stop_refused_upload(self) -> None:
         if self.reader.status >= FIRST_ERROR:
@@ -376,10 +403,9 @@ class Exchange:
         if self.reader.complete:
             self.reader.reusable = False
             return
-        try:
-            self.reader.end()
-        except RemoteProtocolError as exc:
-            self.fail(exc, "peer")
+        error = self._end_of_response(None)
+        if error is not None:
+            self.fail(error, "peer")
         else:
             self._finish()
             self._wake()
@@ -388,24 +414,24 @@ class Exchange:
         """Take the end of the connection."""
         connection, self.connection = self.connection, None
         assert connection is not None
-        if exc is None and not self.reader.complete:
-            try:
-                self.reader.end()
-            except RemoteProtocolError as error:
-                self._error = self._error or error
-        elif not self.reader.complete:
-            self._error = self._error or self._broken(exc)
-        elif not self.uploaded:
-            self._error = self._error or WriteError(str(exc) or "the connection was lost while sending the request")
+        if not self.reader.complete:
+            self._error = self._error or self._end_of_response(exc)
+        # A complete response counts, even if it came before the whole request had gone out.
         self._keeper.broken_off(self, connection, "peer")
         self._stop_upload()
         self._wake()
 
-    def _broken(self, exc: Exception | None) -> TransportError:
-        text = str(exc) or "the connection was lost"
-        error = ReadError(text)
-        error.__cause__ = exc
-        return error
+    def _end_of_response(self, exc: Exception | None) -> TransportError | None:
+        """End the response here; what is wrong with that, if anything is."""
+        if exc is not None:
+            error = ReadError(str(exc) or "the connection was lost")
+            error.__cause__ = exc
+            return error
+        try:
+            self.reader.end()
+        except RemoteProtocolError as incomplete:
+            return incomplete.with_traceback(None)  # which leads here, and from here to it
+        return None
 
     def go_on(self) -> None:
         """Write on."""
@@ -426,10 +452,20 @@ class Exchange:
             assert timeouts.total is not None
             error = TotalTimeout(timeouts.total)
         elif self._limited == "write":
+            if self._has_gone_out():
+                self._limit("write", timeouts.write)
+                return
             error = WriteTimeout(f"the server took nothing for {timeouts.write:g} s")
         else:
             error = ReadTimeout(f"the server sent nothing for {timeouts.read:g} s")
         self.fail(error, "timeout")
+
+    def _has_gone_out(self) -> bool:
+        """Whether the server has taken anything since this was asked last, though less than it takes to go on."""
+        connection, before = self.connection, self._unsent
+        assert connection is not None
+        self._unsent = connection.unsent
+        return self._unsent < before
 
     # Reading.
 
@@ -464,7 +500,7 @@ class Exchange:
             if self.reader.complete and (self.connection is None or self.reader.upgraded):
                 raise StopAsyncIteration
             if self.connection is None:
-                raise ReadError("the response was closed before it had been read")
+                raise ReadError(_CLOSED)
             await self._wait(self.request.timeouts.read if self.uploaded else None)
 
     async def _wait(self, seconds: float | None) -> None:
@@ -472,32 +508,29 @@ class Exchange:
         if self._waiting is not None:
             raise RuntimeError("two tasks read the same response; it comes only once")
         connection = self.connection
-        if (seconds is not None or self.end != inf) and self._drained is None:
-            self._limit("read", seconds)
-            if self._error is not None:
-                return
+        assert connection is not None
         self._waiting = self._keeper.loop.create_future()
         try:
+            if (seconds is not None or self.end != inf) and self._drained is None:
+                self._limit("total" if seconds is None else "read", seconds)
             await self._waiting
         finally:
             self._waiting = None
-            if self._limited == "read":
+            if self._limited in _WHILE_WAITING:
                 self._limited = ""
-                if connection is not None and connection.holder is self:
+                if connection.holder is self:
                     connection.due = inf
 
     def _limit(self, what: str, seconds: float | None) -> None:
         connection = self.connection
-        if connection is None:
-            return
+        assert connection is not None
         timer = self._keeper.timer
         now = timer.now()
-        due = self.end if seconds is None else min(now + seconds, self.end)
         self._limited = what
-        if due <= now and self.end <= now:
+        if self.end <= now:
             self.expire(now)
         else:
-            timer.set(connection, due, now)
+            timer.set(connection, self.end if seconds is None else min(now + seconds, self.end), now)
 
     def _wake(self) -> None:
         waiting = self._waiting
@@ -524,6 +557,9 @@ class Exchange:
         if connection is None or self.reader.upgraded:
             return
         if self.sending and self._goes_on():
+            # Whoever answers what it has not read may take the rest of it for another request.
+            written = self._rest is not None and not self._rest
+            self.reader.reusable = self.reader.reusable and written
             return
         self.connection = None
         connection.holder = None
@@ -555,7 +591,9 @@ class Exchange:
 
     def close(self) -> None:
         """Take no more of the response."""
-        self.reader.chunks.clear()
+        if self.reader.chunks:
+            self.reader.chunks.clear()
+            self._error = self._error or ReadError(_CLOSED)
         if self.connection is not None:
             self.give_up("abandoned")
 

@@ -41,6 +41,8 @@ from ._wire import MAX_HEAD_SIZE, Head, ResponseReader, head_of
 
 __all__ = ("Limits", "Pool")
 
+READ_SIZE: Final = 64 * 1024
+"""Bytes that are read at a time; more of them would be more memory for each response that nobody reads."""
 GRACE: Final = 0.1
 """Seconds that idle connections beyond the limit are kept, because the next request is often on its way."""
 PATIENCE: Final = 1
@@ -87,6 +89,7 @@ class Pool:
     ) -> None:
         self.loop = loop
         self.timer = Timer(loop)
+        self.buffer = memoryview(bytearray(READ_SIZE))
         self._limits = limits
         self._observer = observer
         self._retry = retry
@@ -468,10 +471,10 @@ class Pool:
     def report(self, seconds: float, exchange: Exchange) -> str:
         """Return what an error about a full pool says: who has the connections."""
         per_host = self._limits.max_connections_per_host
-        within = f"became free within {seconds:g} s"
+        within = f"of the pool became free within {seconds:g} s"
         if per_host is not None and exchange.origin.open >= per_host:
             shown = _shown(exchange.request.origin)
-            within = f"to {shown} {within}, of the {per_host} that max_connections_per_host allows"
+            within = f"to {shown} became free within {seconds:g} s, of the {per_host} that max_connections_per_host allows"
         now = self.timer.now()
         made, text = self._report
         if now - made > GRACE:  # ten thousand may time out together

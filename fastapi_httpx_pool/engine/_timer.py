@@ -11,6 +11,7 @@ import asyncio
 import heapq
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from itertools import chain
 from math import inf
 from typing import Final, final
 
@@ -74,14 +75,13 @@ class Timer:
 
     def stop(self) -> None:
         """Forget all alarms."""
+        for alarm in [*self._precise, *chain.from_iterable(self._ticks.values())]:
+            self.forget(alarm)
+        self._ticks.clear()
+        self._order.clear()
         if self._handle is not None:
             self._handle.cancel()
             self._handle = None
-        for handle in self._precise.values():
-            handle.cancel()
-        self._precise.clear()
-        self._ticks.clear()
-        self._order.clear()
 
     def _watch(self, alarm: Alarm, due: float, now: float) -> None:
         if alarm.look != inf:
@@ -106,9 +106,7 @@ class Timer:
         if handle is not None:
             handle.cancel()
         else:
-            alarms = self._ticks.get(round(alarm.look / TICK))
-            if alarms is not None:
-                alarms.pop(alarm, None)
+            del self._ticks[round(alarm.look / TICK)][alarm]
         alarm.look = inf
 
     def _wait_for_tick(self, now: float) -> None:
@@ -120,16 +118,21 @@ class Timer:
             self._handle = self._loop.call_later(max(0.0, self._handle_tick * TICK - now), self._on_tick)
 
     def _on_tick(self) -> None:
-        self._handle = None
         now = self.now()
-        while self._order and self._order[0] * TICK <= now + EARLY:
-            for alarm in self._ticks.pop(heapq.heappop(self._order)):
-                self._look(alarm, now)
-        if self._handle is None:
+        try:
+            # One by one, because an alarm that expires may change what else is watched.
+            while self._order and self._order[0] * TICK <= now + EARLY:
+                alarms = self._ticks[self._order[0]]
+                if alarms:
+                    self._look(alarms.popitem()[0], now)
+                else:
+                    del self._ticks[heapq.heappop(self._order)]
+        finally:
+            # An alarm that raises does not take the others with it.
             self._wait_for_tick(now)
 
     def _look_precisely(self, alarm: Alarm) -> None:
-        self._precise.pop(alarm, None)
+        del self._precise[alarm]
         self._look(alarm, self.now())
 
     def _look(self, alarm: Alarm, now: float) -> None:

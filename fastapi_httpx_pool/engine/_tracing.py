@@ -7,7 +7,8 @@ Costs nothing for requests without the extension: they never come here.
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from inspect import isawaitable
-from typing import Any, final
+from math import inf
+from typing import Any, Final, final
 
 from ..exceptions import ReadError
 from ..messages import Body, Request
@@ -15,6 +16,8 @@ from ._connection import Connection
 from ._exchange import Exchange
 
 __all__ = ("Trace", "TracedBody")
+
+_READING: Final = "http11.receive_response_body"
 
 
 @final
@@ -54,6 +57,17 @@ class Trace:
 
     async def send(self, exchange: Exchange, connection: Connection, now: float) -> None:
         """Do what ``start`` and ``response_head`` of an exchange do, and tell of it."""
+        # Telling may take its time, or fail: the connection is the exchange's to close from here on.
+        exchange.connection = connection
+        connection.due = inf
+        try:
+            await self._send(exchange, connection, now)
+        except BaseException:
+            async with self.stage("http11.response_closed"):
+                pass  # the pool is about to
+            raise
+
+    async def _send(self, exchange: Exchange, connection: Connection, now: float) -> None:
         request = self._request
         async with self.stage("http11.send_request_headers", request=request):
             if connection.is_closing:
@@ -81,28 +95,37 @@ class TracedBody:
         self._trace = trace
         self._request = request
         self._begun = False
+        self._ended = False
         self._closed = False
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
 
     async def __anext__(self) -> bytes:
-        name = "http11.receive_response_body"
         if not self._begun:
             self._begun = True
-            await self._trace(f"{name}.started", {"request": self._request})
+            await self._trace(f"{_READING}.started", {"request": self._request})
         try:
             return await anext(self._chunks)
-        except StopAsyncIteration:
-            await self._trace(f"{name}.complete", {"return_value": None})
-            raise
         except BaseException as exc:
-            await self._trace(f"{name}.failed", {"exception": exc})
+            await self._tell_end(exc)
             raise
 
+    async def _tell_end(self, exc: BaseException) -> None:
+        if not self._ended:
+            self._ended = True
+            if isinstance(exc, StopAsyncIteration):
+                await self._trace(f"{_READING}.complete", {"return_value": None})
+            else:
+                await self._trace(f"{_READING}.failed", {"exception": exc})
+
     async def aclose(self) -> None:
-        """Close the body."""
-        if not self._closed:
-            self._closed = True
+        """Close the body, also if telling fails."""
+        if self._closed:
+            return
+        self._closed = True
+        try:
             async with self._trace.stage("http11.response_closed"):
                 await self._body.aclose()
+        finally:
+            await self._body.aclose()

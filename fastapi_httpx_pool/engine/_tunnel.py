@@ -62,7 +62,7 @@ class Tunnel:
         self._loop = asyncio.get_running_loop()
         self._buffer = bytearray(surplus)
         self._release = release
-        self._ended = False
+        self._ended = connection.is_closing
         self._closed = False
         self._error: Exception | None = None
         self._readable: asyncio.Future[None] | None = None
@@ -89,7 +89,8 @@ class Tunnel:
                 async with asyncio.timeout(timeout):
                     await self._readable
             except TimeoutError as exc:
-                raise ReadTimeout(f"nothing came for {timeout:g} s") from exc
+                if not self._buffer and not self._ended:  # something may have come in the same moment
+                    raise ReadTimeout(f"nothing came for {timeout:g} s") from exc
             finally:
                 self._readable = None
         if not self._buffer and (self._error is not None or self._closed):
@@ -112,7 +113,7 @@ class Tunnel:
             return
         self._check_writable()
         self._connection.write(buffer)
-        while self._connection.write_paused and not self._ended:
+        while self._connection.write_paused:
             if self._drained is None:
                 self._drained = self._loop.create_future()
             try:
@@ -136,6 +137,11 @@ class Tunnel:
             ConnectError: It failed; the connection is closed.
         """
         connection = self._connection
+        if self._ended or self._buffer:
+            # What came unencrypted must not pass for something that came encrypted.
+            text = "the peer spoke before TLS began" if self._buffer else "the connection was closed before TLS began"
+            self.close()
+            raise ConnectError(text)
         try:
             async with asyncio.timeout(timeout):
                 transport = await self._loop.start_tls(
@@ -144,7 +150,7 @@ class Tunnel:
         except BaseException as exc:
             self.close()
             if isinstance(exc, TimeoutError):
-                raise ConnectTimeout(f"no TLS within {timeout} s") from exc
+                raise ConnectTimeout(f"no TLS within {timeout:g} s") from exc
             if isinstance(exc, OSError):
                 raise ConnectError(str(exc)) from exc
             raise
@@ -160,6 +166,7 @@ class Tunnel:
         """Close the connection, now."""
         if not self._closed:
             self._closed = True
+            self._buffer.clear()
             self._end(None)
             self._connection.close("tunnel closed")
             self._release()
@@ -170,7 +177,7 @@ class Tunnel:
 
     # The connection's holder.
 
-    def receive(self, data: bytes) -> None:
+    def receive(self, data: bytes | memoryview) -> None:
         """Take bytes."""
         self._buffer += data
         if len(self._buffer) > HIGH_WATER:

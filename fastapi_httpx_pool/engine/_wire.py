@@ -160,8 +160,9 @@ class _Stop(Exception):
 _START = b"HTTP/1."
 # Of the first digit of the status.
 _DIGIT_AT = 9
-# What a head may end with, also if its last line came before.
+# What a head may end with; at the start, its last line may have come before.
 _BLANK_LINE = re.compile(rb"(?:\A|\n)\r?\n")
+_BLANK = 0x20
 _BODILESS = frozenset((204, 304))
 # Names whose lines say something about the framing have one of these lengths.
 _FRAMING_LENGTHS = frozenset((10, 14, 16, 17))
@@ -269,15 +270,15 @@ class ResponseReader:
 
     # What the connection calls.
 
-    def feed(self, data: bytes) -> None:
+    def feed(self, data: bytes | memoryview) -> None:
         """
-        Take bytes as they come, never none.
+        Take bytes as they come, never none; they are not kept.
 
         Raises:
             RemoteProtocolError: They are no HTTP response, or too much of one.
         """
         if not self.has_head:
-            self._feed_head(data)
+            self._feed_head(bytes(data))
             return
         received = self.received
         self._parse(data)
@@ -349,23 +350,22 @@ class ResponseReader:
     def _feed_by_heads(self, data: bytes) -> None:
         # llhttp does not tell where a head has ended. Where what follows it is no body, but another
         # head, another protocol or nothing at all, it gets no byte beyond.
-        start = 0
-        while start < len(data) and not (self.has_head or self._starts):
-            blank = _BLANK_LINE.search(data, max(start - 1, 0))
+        while data and not (self.has_head or self._starts):
+            blank = _BLANK_LINE.search(data)
             end = len(data) if blank is None else blank.end()
-            if end - start > self._head_left:
+            if end > self._head_left:
                 raise RemoteProtocolError("the response's head is too large")
-            self._head_left -= end - start
-            self._parse(data[start:end])
-            start = end
+            self._head_left -= end
+            self._parse(data[:end])
+            data = data[end:]
         if not self.has_head and not self._head_left:
             raise RemoteProtocolError("the response's head is too large")
-        if start < len(data):
-            self.feed(data[start:])
+        if data:
+            self.feed(data)
 
     # Whatever is fed comes through here.
 
-    def _parse(self, data: bytes) -> None:
+    def _parse(self, data: bytes | memoryview) -> None:
         parser = self._parser
         if parser is None:
             self._take_surplus(data)
@@ -387,7 +387,7 @@ class ResponseReader:
         if self._overhead > 2 * self._max_head_size:
             raise RemoteProtocolError("the response's trailers or chunk extensions are too large")
 
-    def _take_surplus(self, data: bytes) -> None:
+    def _take_surplus(self, data: bytes | memoryview) -> None:
         if self.upgraded:
             self.surplus += data
         else:
@@ -411,8 +411,11 @@ class ResponseReader:
         self._reason += piece
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if value[-1:] in (b" ", b"\t"):
+        if value[-1:] <= b" ":
             value = value.rstrip(b" \t")
+        if name[-1] == _BLANK:
+            # llhttp lets it through behind the names that it knows, of which some are of the framing.
+            raise RemoteProtocolError(f"there is a blank before the colon of the header {name!r}")
         if not self.has_head:
             self.headers.append((name, value))
             return
@@ -472,25 +475,19 @@ class ResponseReader:
                     connection += b"," + value.lower()
                 elif lowered == b"keep-alive":
                     self.keep_alive_hint = _timeout_of(value)
-        self.reusable = True
+        self.reusable = _persists(connection, self.http_version)
         if encodings:
             self.is_chunked = encoding.lower().rpartition(b",")[2].strip(b" \t") == b"chunked"
             # With any of these others may see another end of the body than llhttp does (RFC 9112, section 6.1).
             odd = encodings > 1 or not self.is_chunked or self._length is not None or self.http_version != b"HTTP/1.1"
-            self.reusable = not odd
+            self.reusable = self.reusable and not odd
             self._length = None
         if self._is_head or self.status in _BODILESS:
             self.is_chunked = False
         if self._is_head:
-            self._end_with_head(connection)
-
-    def _end_with_head(self, connection: bytes) -> None:
-        # llhttp would wait for the body that the head tells of, and judge by it.
-        tokens = {token.strip() for token in connection.split(b",")}
-        if b"close" in tokens or (self.http_version == b"HTTP/1.0" and b"keep-alive" not in tokens):
-            self.reusable = False
-        self.complete = True
-        raise _Stop
+            # llhttp would wait for the body that the head tells of.
+            self.complete = True
+            raise _Stop
 
     def on_body(self, data: bytes) -> None:
         self.received += len(data)
@@ -520,6 +517,13 @@ class ResponseReader:
             raise RemoteProtocolError("the response's head has a NUL in it")
 
 
+def _persists(connection: bytes, http_version: bytes) -> bool:
+    if not connection:
+        return http_version == b"HTTP/1.1"
+    tokens = {token.strip() for token in connection.split(b",")}
+    return b"close" not in tokens and (http_version == b"HTTP/1.1" or b"keep-alive" in tokens)
+
+
 def _timeout_of(value: bytes) -> int | None:
     for parameter in value.lower().split(b","):
         name, _, seconds = parameter.strip().partition(b"=")
@@ -529,5 +533,5 @@ def _timeout_of(value: bytes) -> int | None:
     return None
 
 
-def _excerpt(data: bytes) -> str:
-    return repr(data[:60]) + ("..." if len(data) > 60 else "")  # noqa: PLR2004
+def _excerpt(data: bytes | memoryview) -> str:
+    return repr(bytes(data[:60])) + ("..." if len(data) > 60 else "")  # noqa: PLR2004

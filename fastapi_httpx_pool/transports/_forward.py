@@ -11,7 +11,7 @@ from ..engine import Tunnel
 from ..exceptions import TransportError
 from ..messages import Handler, Origin, Request, Response, Timeouts
 from ._family import URL_KEY, Family
-from ._native import core_error
+from ._native import DEFAULT_PORTS, core_error
 
 __all__ = ("Forward",)
 
@@ -19,7 +19,6 @@ MOST_WAYS = 256
 """URL objects that are kept taken apart; most requests have one that was used before."""
 
 SWITCHING = 101
-_DEFAULT_PORTS = {b"http": 80, b"https": 443, b"ws": 80, b"wss": 443}
 
 
 @final
@@ -99,7 +98,7 @@ class Forward:
         if known is not None and known[0] is url:
             return known[1]
         scheme = url.raw_scheme
-        way = Origin(scheme, url.raw_host, url.port or _DEFAULT_PORTS.get(scheme, 0)), url.raw_path
+        way = Origin(scheme, url.raw_host, url.port or DEFAULT_PORTS.get(scheme, 0)), url.raw_path
         if len(self._ways) >= MOST_WAYS:
             self._ways.clear()
         self._ways[id(url)] = url, way

@@ -8,7 +8,7 @@ the one of httpcore's pool. Then the request goes to what they have put there.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import Any, final
+from typing import Any, Final, final
 
 from .._cancellation import runs_asyncio
 from ..engine import Engine
@@ -16,7 +16,9 @@ from ..exceptions import TransportError
 from ..messages import Handler, Origin, Request, Response, Timeouts
 from ._family import Family
 
-__all__ = ("Genuine", "core_error", "engine_or", "is_own", "put_engine_into")
+__all__ = ("DEFAULT_PORTS", "Genuine", "core_error", "engine_or", "is_own", "put_engine_into")
+
+DEFAULT_PORTS: Final = {b"http": 80, b"https": 443, b"ws": 80, b"wss": 443}
 
 
 @final
@@ -72,14 +74,15 @@ def put_engine_into(pool: Any, engine: Engine, genuine: Genuine, family: Family)
     """
     name = type(pool).__name__
     pool.__class__ = type(name, (_EnginePool, type(pool)), {"__module__": type(pool).__module__})
-    pool._of_engine = _OfEngine(engine, genuine, family.core)
+    pool._of_engine = _OfEngine(engine, genuine, family)
 
 
 class _OfEngine:
-    def __init__(self, engine: Engine, genuine: Genuine, core: Any) -> None:
+    def __init__(self, engine: Engine, genuine: Genuine, family: Family) -> None:
         self.engine = engine
         self.genuine = genuine
-        self.core = core
+        self.core = family.core
+        self.byte_stream_class = family.module.ByteStream
 
 
 class _EnginePool:
@@ -92,13 +95,25 @@ class _EnginePool:
         if not ours.genuine() or not runs_asyncio():
             return await super().handle_async_request(request)  # type: ignore[misc] # httpcore's, or respx's
         with _errors_of(ours.core):
-            response = await ours.engine(_our_request(request))
+            response = await ours.engine(_our_request(request, ours.byte_stream_class))
         return ours.core.Response(
             response.status,
             headers=response.headers,
             content=_CoreStream(response, ours.core),
             extensions=response.extensions,
         )
+
+    @property
+    def connections(self) -> list[Any]:
+        """The engine's, for those who count them, and those that httpcore has opened itself."""
+        origins = self._of_engine.engine.statistics().origins
+        ours = [
+            _SeenConnection(origin, idle=idle)
+            for origin, found in origins.items()
+            for idle, count in ((False, found.active), (True, found.idle))
+            for _ in range(count)
+        ]
+        return [*ours, *super().connections]  # type: ignore[misc] # httpcore's
 
     def __repr__(self) -> str:
         found = self._of_engine.engine.statistics()
@@ -108,24 +123,46 @@ class _EnginePool:
         )
 
 
-def _our_request(request: Any) -> Request:
-    url = request.url
+@final
+class _SeenConnection:
+    """What httpcore's connections tell of themselves, told of one of the engine's."""
+
+    def __init__(self, origin: str, *, idle: bool) -> None:
+        self._origin = origin
+        self._idle = idle
+
+    def is_idle(self) -> bool:
+        return self._idle
+
+    def is_available(self) -> bool:
+        return self._idle
+
+    def is_closed(self) -> bool:
+        return False
+
+    def has_expired(self) -> bool:
+        return False
+
+    def info(self) -> str:
+        return f"{self._origin!r}, HTTP/1.1, {'IDLE' if self._idle else 'ACTIVE'}"
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} [{self.info()}]>"
+
+
+def _our_request(request: Any, byte_stream_class: type[Any]) -> Request:
+    url, stream = request.url, request.stream
     extensions = dict(request.extensions)
     limits = extensions.pop("timeout", {})
     return Request(
         method=request.method,
-        origin=Origin(url.scheme, url.host, url.origin.port),
+        origin=Origin(url.scheme, url.host, url.port or DEFAULT_PORTS.get(url.scheme, 0)),
         target=extensions.pop("target", None) or url.target,
         headers=request.headers,
-        body=None if _has_no_body(request.headers) else request.stream,
+        body=b"".join(stream) if type(stream) is byte_stream_class else stream,
         timeouts=Timeouts(*(limits.get(name) for name in Timeouts._fields)),
         extensions=extensions,
     )
-
-
-def _has_no_body(headers: list[tuple[bytes, bytes]]) -> bool:
-    framing = [value for name, value in headers if name.lower() in (b"content-length", b"transfer-encoding")]
-    return not framing or framing == [b"0"]
 
 
 @final

@@ -1,6 +1,7 @@
 """What both families' ``PoolTransport`` share: an engine behind a handler, in the shape of the family's own transport."""
 
 from collections.abc import Callable
+from types import TracebackType
 from typing import Any, ClassVar, Literal
 
 from .._cancellation import runs_trio
@@ -99,6 +100,17 @@ class HandlerTransport:
         if self._engine is not None:
             await self._engine.aclose()
         await super().aclose()  # type: ignore[misc] # the family's own
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None = None,
+        exc: BaseException | None = None,
+        traceback: TracebackType | None = None,
+    ) -> None:
+        # The family leaves its pool here, and does not call ``aclose``.
+        if self._engine is not None:
+            await self._engine.aclose()
+        await super().__aexit__(exc_type, exc, traceback)  # type: ignore[misc] # the family's own
 
     def is_untouched(self) -> bool:
         """Whether requests reach the handler as they were sent."""

@@ -12,15 +12,16 @@ def free_port() -> int:
 
 
 @contextmanager
-def deaf_port() -> Iterator[int]:
+def deaf_port(host: str = "127.0.0.1") -> Iterator[int]:
     """Give a port at which a connection is neither taken nor refused: its listener's queue is full."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with ExitStack() as stack:
-        listener = stack.enter_context(socket.socket())
-        listener.bind(("127.0.0.1", 0))
+        listener = stack.enter_context(socket.socket(family))
+        listener.bind((host, 0))
         listener.listen(0)
         port = int(listener.getsockname()[1])
         for _ in range(4):
-            sock = stack.enter_context(socket.socket())
+            sock = stack.enter_context(socket.socket(family))
             sock.setblocking(False)
-            sock.connect_ex(("127.0.0.1", port))
+            sock.connect_ex((host, port))
         yield port

@@ -89,14 +89,21 @@ Script = Callable[[Connection], None]
 
 
 class Upstream:
-    """A listening socket on 127.0.0.1, and a thread for each connection that runs the script."""
+    """A listening socket, on 127.0.0.1 unless another is given, and a thread for each connection that runs the script."""
 
-    def __init__(self, script: Script, ssl_context: ssl.SSLContext | None = None, host: str = "127.0.0.1") -> None:
+    def __init__(
+        self,
+        script: Script,
+        ssl_context: ssl.SSLContext | None = None,
+        host: str = "127.0.0.1",
+        listener: socket.socket | None = None,
+    ) -> None:
         self._script = script
         self._ssl_context = ssl_context
-        self._listener = socket.create_server((host, 0))
+        self._listener = socket.create_server((host, 0)) if listener is None else listener
         self.host = host
-        self.port: int = self._listener.getsockname()[1]
+        # A Unix domain socket has none.
+        self.port: int = 0 if self._listener.family == socket.AF_UNIX else self._listener.getsockname()[1]
         self.accepted = 0
         """Connections so far."""
         self.errors: list[BaseException] = []
@@ -126,12 +133,14 @@ class Upstream:
     def _serve(self, sock: socket.socket, number: int) -> None:
         try:
             if self._ssl_context is not None:
-                sock = self._ssl_context.wrap_socket(sock, server_side=True)
+                sock = self._ssl_context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
+            connection = Connection(sock, number)
+            self._connections.append(connection)
+            if isinstance(sock, ssl.SSLSocket):
+                sock.do_handshake()
         except OSError:
             sock.close()
             return
-        connection = Connection(sock, number)
-        self._connections.append(connection)
         try:
             self._script(connection)
         except BaseException as exc:  # noqa: BLE001 -- raised again in the test's own thread
@@ -153,9 +162,14 @@ class Upstream:
 
 
 @contextmanager
-def scripted(script: Script, ssl_context: ssl.SSLContext | None = None, host: str = "127.0.0.1") -> Iterator[Upstream]:
+def scripted(
+    script: Script,
+    ssl_context: ssl.SSLContext | None = None,
+    host: str = "127.0.0.1",
+    listener: socket.socket | None = None,
+) -> Iterator[Upstream]:
     """Run a scripted upstream for a block."""
-    upstream = Upstream(script, ssl_context, host)
+    upstream = Upstream(script, ssl_context, host, listener)
     try:
         yield upstream
     finally:

@@ -3,6 +3,7 @@
 import gc
 import json
 from collections.abc import AsyncIterator
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -10,6 +11,8 @@ import pytest
 from fastapi_httpx_pool import ClientFactory, ClientSettings, exceptions
 from fastapi_httpx_pool.messages import Origin, Request
 from fastapi_httpx_pool.transports import _family, family_named, family_of, handler_for
+from fastapi_httpx_pool.transports._native import core_error
+from tests.support.carriers import on_both_engines
 from tests.support.families import FAMILIES, module_of
 from tests.support.upstream import Connection, answering, ok, scripted
 
@@ -48,13 +51,17 @@ REQUESTS: dict[str, dict[str, Any]] = {
 }
 
 
+@on_both_engines
 @pytest.mark.parametrize("case", REQUESTS)
-async def test_requests_are_the_familys_own(family: Any, case: str) -> None:
+async def test_requests_are_the_familys_own(family: Any, engine: Any, case: str) -> None:
     """What arrives is byte for byte what the family's own client sends."""
     arguments = REQUESTS[case]
     with scripted(_echo) as upstream:
         url = upstream.url + "/p%2Fq"
-        async with ClientFactory(ClientSettings(family=family)) as factory, module_of(family).AsyncClient() as bare:
+        async with (
+            ClientFactory(ClientSettings(family=family, engine=engine)) as factory,
+            module_of(family).AsyncClient() as bare,
+        ):
             seen = [(await client.request(url=url, **_fresh(arguments))).json() for client in (factory.get(), bare)]
     assert seen[0] == seen[1]
 
@@ -63,11 +70,12 @@ def _fresh(arguments: dict[str, Any]) -> dict[str, Any]:
     return {name: value() if callable(value) else value for name, value in arguments.items()}
 
 
-async def test_responses(family: Any) -> None:
+@on_both_engines
+async def test_responses(family: Any, engine: Any) -> None:
     """Status, reason, repeated headers, version and body are the upstream's."""
     answer = b"HTTP/1.1 418 Short and stout\r\nSet-Cookie: a=1\r\nSET-COOKIE: b=2\r\nContent-Length: 2\r\n\r\nhi"
     with scripted(answering(answer)) as upstream:
-        async with ClientFactory(ClientSettings(family=family)) as factory:
+        async with ClientFactory(ClientSettings(family=family, engine=engine)) as factory:
             response = await factory.get().get(upstream.url)
     assert isinstance(response, module_of(family).Response)
     assert (response.status_code, response.reason_phrase, response.http_version) == (418, "Short and stout", "HTTP/1.1")
@@ -82,11 +90,14 @@ FAULTS: dict[str, tuple[bytes, str]] = {
     "cut": (b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nshort", "RemoteProtocolError"),
     "cut-chunk": (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab", "RemoteProtocolError"),
 }
+IN_ITS_OWN_WORDS = [("garbage", "native")]
+"""Faults that the engine describes otherwise than h11 does."""
 
 
+@on_both_engines
 @pytest.mark.parametrize("case", FAULTS)
-async def test_faults_are_the_familys_own(family: Any, case: str) -> None:
-    """An upstream's fault is the same class with the same text as from the family's own client."""
+async def test_faults_are_the_familys_own(family: Any, engine: Any, case: str) -> None:
+    """An upstream's fault is of the same class and has the same text as from the family's own client."""
     answer, expected = FAULTS[case]
 
     def script(connection: Connection) -> None:
@@ -94,10 +105,13 @@ async def test_faults_are_the_familys_own(family: Any, case: str) -> None:
         connection.send(answer)
 
     with scripted(script) as upstream:
-        async with ClientFactory(ClientSettings(family=family)) as factory, module_of(family).AsyncClient() as bare:
+        async with (
+            ClientFactory(ClientSettings(family=family, engine=engine)) as factory,
+            module_of(family).AsyncClient() as bare,
+        ):
             raised = [await _error_of(client, upstream.url) for client in (factory.get(), bare)]
     assert type(raised[0]) is type(raised[1]) is getattr(module_of(family), expected)
-    assert str(raised[0]) == str(raised[1])
+    assert str(raised[0]) == str(raised[1]) or (case, engine) in IN_ITS_OWN_WORDS
     assert raised[0].request.url == raised[1].request.url
 
 
@@ -109,12 +123,16 @@ async def _error_of(client: Any, url: str) -> Any:
     pytest.fail("nothing was raised")
 
 
+@on_both_engines
 @pytest.mark.parametrize(
     ("url", "expected"), [("ftp://a.example/", "UnsupportedProtocol"), ("/relative", "UnsupportedProtocol")]
 )
-async def test_unsupported_urls(family: Any, url: str, expected: str) -> None:
+async def test_unsupported_urls(family: Any, engine: Any, url: str, expected: str) -> None:
     """URLs that nobody can fetch are refused as the family refuses them."""
-    async with ClientFactory(ClientSettings(family=family)) as factory, module_of(family).AsyncClient() as bare:
+    async with (
+        ClientFactory(ClientSettings(family=family, engine=engine)) as factory,
+        module_of(family).AsyncClient() as bare,
+    ):
         raised = [await _error_of(client, url) for client in (factory.get(), bare)]
     assert type(raised[0]) is type(raised[1]) is getattr(module_of(family), expected)
     assert str(raised[0]) == str(raised[1])
@@ -124,21 +142,23 @@ def _say_nothing(connection: Connection) -> None:
     connection.wait_until_closed()
 
 
-async def test_timeouts(family: Any) -> None:
+@on_both_engines
+async def test_timeouts(family: Any, engine: Any) -> None:
     """A silent upstream is a ReadTimeout; a long exchange a TimeoutException that names the total."""
     with scripted(_say_nothing) as upstream:
-        async with ClientFactory(ClientSettings(family=family)) as factory:
+        async with ClientFactory(ClientSettings(family=family, engine=engine)) as factory:
             client = factory.get()
             with pytest.raises(module_of(family).ReadTimeout):
                 await client.get(upstream.url, timeout=module_of(family).Timeout(5.0, read=0.05))
             with pytest.raises(module_of(family).TimeoutException, match=r"total timeout of 0\.05 s"):
                 await client.get(upstream.url, extensions={"timeout": {"total": 0.05}})
-        async with ClientFactory(ClientSettings(family=family, timeout={"total": 0.05})) as factory:
+        async with ClientFactory(ClientSettings(family=family, engine=engine, timeout={"total": 0.05})) as factory:
             with pytest.raises(module_of(family).TimeoutException, match=r"total timeout of 0\.05 s"):
                 await factory.get().get(upstream.url)
 
 
-async def test_total_timeout_in_the_body(family: Any) -> None:
+@on_both_engines
+async def test_total_timeout_in_the_body(family: Any, engine: Any) -> None:
     """The total counts to the last byte, and nothing is left behind."""
 
     def script(connection: Connection) -> None:
@@ -147,17 +167,25 @@ async def test_total_timeout_in_the_body(family: Any) -> None:
         connection.wait_until_closed()
 
     with scripted(script) as upstream:
-        async with ClientFactory(ClientSettings(family=family, timeout={"total": 0.2})) as factory:
+        async with ClientFactory(ClientSettings(family=family, engine=engine, timeout={"total": 0.2})) as factory:
             with pytest.raises(module_of(family).TimeoutException, match="total timeout"):
                 await factory.get().get(upstream.url)
 
 
-async def test_causes(family: Any) -> None:
+@on_both_engines
+async def test_causes(family: Any, engine: Any) -> None:
     """An error has the causes that the family's own has, and not itself among them."""
-    async with ClientFactory(ClientSettings(family=family)) as factory, module_of(family).AsyncClient() as bare:
+    async with (
+        ClientFactory(ClientSettings(family=family, engine=engine)) as factory,
+        module_of(family).AsyncClient() as bare,
+    ):
         raised = [await _error_of(client, "http://127.0.0.1:9/") for client in (factory.get(), bare)]
     chains = [[type(link) for link in _causes(error)] for error in raised]
-    assert chains[0] == chains[1]
+    if engine == "native":
+        # Ours stands where httpcore's would, and has the system's own error behind it.
+        assert chains[0] == [module_of(family).ConnectError, exceptions.ConnectError, ConnectionRefusedError]
+    else:
+        assert chains[0] == chains[1]
 
 
 def _causes(error: BaseException) -> list[BaseException]:
@@ -169,11 +197,15 @@ def _causes(error: BaseException) -> list[BaseException]:
     return chain
 
 
-async def test_failures_leave_no_garbage(family: Any, anyio_backend: Any) -> None:
+@on_both_engines
+async def test_failures_leave_no_garbage(family: Any, engine: Any, anyio_backend: Any) -> None:
     """A failed exchange leaves no more behind for the garbage collector than the family's own."""
     if anyio_backend[0] == "trio":
         pytest.skip("trio leaves circles of its own behind every cancel scope")
-    async with ClientFactory(ClientSettings(family=family)) as factory, module_of(family).AsyncClient() as bare:
+    async with (
+        ClientFactory(ClientSettings(family=family, engine=engine)) as factory,
+        module_of(family).AsyncClient() as bare,
+    ):
         left = []
         for client in (bare, factory.get()):
             await _error_of(client, "http://127.0.0.1:9/")
@@ -186,7 +218,8 @@ async def test_failures_leave_no_garbage(family: Any, anyio_backend: Any) -> Non
     assert left[1] <= 3 * left[0] + 20 * 60
 
 
-async def test_errors_of_the_users_own(family: Any) -> None:
+@on_both_engines
+async def test_errors_of_the_users_own(family: Any, engine: Any) -> None:
     """What a request body raises comes out as it is."""
 
     async def body() -> AsyncIterator[bytes]:
@@ -194,12 +227,12 @@ async def test_errors_of_the_users_own(family: Any) -> None:
         raise ZeroDivisionError
 
     with scripted(_say_nothing) as upstream:
-        async with ClientFactory(ClientSettings(family=family)) as factory:
+        async with ClientFactory(ClientSettings(family=family, engine=engine)) as factory:
             with pytest.raises(ZeroDivisionError):
                 await factory.get().post(upstream.url, content=body())
 
 
-async def test_every_error_is_mapped(family: Any) -> None:
+def test_every_error_is_mapped(family: Any) -> None:
     """Each of our transport errors has one of the family's, and each of the family's has one of ours."""
     record = family_named(family)
     for ours in _subclasses(exceptions.TransportError):
@@ -214,6 +247,37 @@ async def test_every_error_is_mapped(family: Any) -> None:
         assert record.their_error(ours) is error
 
 
+def test_every_error_is_listed_before_its_ancestors(family: Any) -> None:
+    """The table of names has all of our transport errors, each before those that it is one of."""
+    listed = [getattr(exceptions, name) for name in _family._ERROR_NAMES]
+    # A total timeout is a family's TimeoutException; neither family has a class for it.
+    assert {*listed, exceptions.TotalTimeout} == _subclasses(exceptions.TransportError)
+    for place, kind in enumerate(listed):
+        assert not [earlier for earlier in listed[:place] if issubclass(kind, earlier)]
+
+
+def test_every_error_has_one_of_httpcores(family: Any) -> None:
+    """Whoever expects httpcore's errors gets the namesake of ours, or that of its nearest ancestor."""
+    core = family_named(family).core
+    for ours in _subclasses(exceptions.TransportError) - {exceptions.TransportError}:
+        error = ours(1.0) if ours is exceptions.TotalTimeout else ours("text")
+        theirs = core_error(error, core)
+        names = [parent.__name__ for parent in ours.__mro__ if hasattr(core, parent.__name__)]
+        assert type(theirs) is getattr(core, names[0])
+        assert str(theirs) == str(error)
+        # And that is the family's error in the end, for who asks through httpcore's pool.
+        assert family_named(family).module.TransportError in _mapped(family, type(theirs)).__mro__
+    with pytest.raises(TypeError, match="no counterpart"):
+        core_error(exceptions.TransportError("bare"), core)
+
+
+def _mapped(family: str, core_class: type[Exception]) -> type[Exception]:
+    default = import_module(f"{family}._transports.default")
+    with pytest.raises(module_of(family).TransportError) as caught, default.map_httpcore_exceptions():
+        raise core_class("text")
+    return caught.type
+
+
 def _subclasses(base: Any) -> set[Any]:
     package = base.__module__.partition(".")[0]
     found = {base}
@@ -223,7 +287,7 @@ def _subclasses(base: Any) -> set[Any]:
     return found
 
 
-async def test_an_error_of_the_users_own_class(family: Any) -> None:
+def test_an_error_of_the_users_own_class(family: Any) -> None:
     """A subclass of a family's error goes through as the nearest one, and comes out as itself."""
     record = family_named(family)
 
@@ -243,11 +307,12 @@ async def test_an_error_of_the_users_own_class(family: Any) -> None:
         record.our_error(ValueError())
 
 
-async def test_neutral_requests(family: Any) -> None:
+@pytest.mark.parametrize("whose", ["family", "ours"])
+async def test_neutral_requests(family: Any, whose: str) -> None:
     """The proxy's way: a request in bytes through any client's transport, octets untouched."""
     with scripted(_echo) as upstream:
-        async with module_of(family).AsyncClient() as bare:
-            handler = handler_for(bare, upstream.url)
+        async with module_of(family).AsyncClient() as bare, ClientFactory(ClientSettings(family=family)) as factory:
+            handler = handler_for(bare if whose == "family" else factory.get(), upstream.url)
             for body, framing in (
                 (None, b""),
                 (b"abc", b"Content-Length: 3"),
@@ -264,13 +329,13 @@ async def test_neutral_requests(family: Any) -> None:
                 assert seen[1] in ("", "abc", "3\r\none\r\n3\r\ntwo\r\n0\r\n\r\n")
 
 
-async def test_not_a_client(family: Any) -> None:
+def test_not_a_client(family: Any) -> None:
     """Anything but an AsyncClient of either family is refused by name."""
     with module_of(family).Client() as client, pytest.raises(TypeError, match="would block the event loop"):
         family_of(client)
 
 
-async def test_a_family_that_is_broken(family: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_family_that_is_broken(family: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A family whose own dependency is missing is not said to be missing itself."""
 
     def import_module(name: str) -> Any:

@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from fastapi_httpx_pool import ClientFactory, ClientSettings, LimitSettings, TimeoutSettings
+from tests.support.carriers import on_both_engines_of_asyncio
 from tests.support.families import FAMILIES
 from tests.support.upstream import answering, ok, scripted
 
@@ -17,10 +18,10 @@ CALLS = 20
 SMALL = LimitSettings(max_connections=5, max_keepalive_connections=5)
 
 
-@pytest.fixture(params=[False, True], ids=["asyncio", "uvloop"])
-def anyio_backend(request: pytest.FixtureRequest) -> Any:
+@pytest.fixture
+def anyio_backend() -> str:
     """asyncio only: a plain ``task.cancel()`` is what anyio's shields do not hold off."""
-    return ("asyncio", {"use_uvloop": request.param})
+    return "asyncio"
 
 
 async def _cancel_in_every_state(client: Any, url: str) -> None:
@@ -39,21 +40,28 @@ def _pool(client: Any) -> Any:
     return client._transport._pool
 
 
+def _assert_quiet(client: Any) -> None:
+    """Check that no slot is taken and nobody waits for one."""
+    found = client.pool_statistics()
+    assert (found.active, found.queued) == (0, 0)
+    assert found.idle <= SMALL.max_connections
+    assert not _pool(client)._requests
+
+
 @pytest.mark.anyio
+@on_both_engines_of_asyncio
 @pytest.mark.parametrize("family", FAMILIES)
-async def test_slots_survive_cancellation(family: Any) -> None:
+async def test_slots_survive_cancellation(family: Any, engine: Any) -> None:
     """After hundreds of cancelled calls under contention the pool has all its slots."""
     with scripted(answering(ok())) as upstream:
-        settings = ClientSettings(family=family, limits=SMALL, timeout=TimeoutSettings(pool=10.0))
+        settings = ClientSettings(family=family, engine=engine, limits=SMALL, timeout=TimeoutSettings(pool=10.0))
         async with ClientFactory(settings) as factory:
             client = factory.get()
             await _cancel_in_every_state(client, upstream.url)
-            pool = _pool(client)
-            assert not pool._requests
-            assert all(connection.is_idle() or connection.is_closed() for connection in pool.connections)
+            _assert_quiet(client)
             responses = await asyncio.gather(*(client.get(upstream.url) for _ in range(CALLS)))
             assert [response.text for response in responses] == ["ok"] * CALLS
-            assert len(pool.connections) <= 5
+            _assert_quiet(client)
 
 
 @pytest.mark.anyio
@@ -68,18 +76,19 @@ async def test_a_bare_client_fails_this() -> None:
 
 
 @pytest.mark.anyio
+@on_both_engines_of_asyncio
 @pytest.mark.parametrize("family", FAMILIES)
-async def test_closing_survives_cancellation(family: Any) -> None:
+async def test_closing_survives_cancellation(family: Any, engine: Any) -> None:
     """A response whose closing is cancelled gives its slot back all the same."""
     body = b"x" * 300_000
     with scripted(answering(ok(body))) as upstream:
-        settings = ClientSettings(family=family, limits=SMALL, timeout=TimeoutSettings(pool=10.0))
+        settings = ClientSettings(family=family, engine=engine, limits=SMALL, timeout=TimeoutSettings(pool=10.0))
         async with ClientFactory(settings) as factory:
             client = factory.get()
             for turns in range(30):
                 await asyncio.gather(*(_stream_and_cancel(client, upstream.url, turns) for _ in range(5)))
             assert (await client.get(upstream.url)).content == body
-            assert not _pool(client)._requests
+            _assert_quiet(client)
 
 
 async def _stream_and_cancel(client: Any, url: str, turns: int) -> None:
@@ -100,11 +109,12 @@ async def _stream_and_cancel(client: Any, url: str, turns: int) -> None:
 
 
 @pytest.mark.anyio
+@on_both_engines_of_asyncio
 @pytest.mark.parametrize("family", FAMILIES)
-async def test_anyio_cancellation(family: Any) -> None:
+async def test_anyio_cancellation(family: Any, engine: Any) -> None:
     """anyio's cancel scopes, as Starlette uses them, leave nothing behind either."""
     with scripted(answering(ok())) as upstream:
-        settings = ClientSettings(family=family, limits=SMALL, timeout=TimeoutSettings(pool=10.0))
+        settings = ClientSettings(family=family, engine=engine, limits=SMALL, timeout=TimeoutSettings(pool=10.0))
         async with ClientFactory(settings) as factory:
             client = factory.get()
             for turns in range(40):
@@ -115,14 +125,16 @@ async def test_anyio_cancellation(family: Any) -> None:
                         await asyncio.sleep(0)
                     group.cancel_scope.cancel()
             assert (await client.get(upstream.url)).text == "ok"
-            assert not _pool(client)._requests
+            _assert_quiet(client)
 
 
 @pytest.mark.anyio
-async def test_2000_cancelled_calls_then_one() -> None:
+@on_both_engines_of_asyncio
+async def test_2000_cancelled_calls_then_one(engine: Any) -> None:
     """Two thousand cancelled calls, and the next one succeeds at once."""
     with scripted(answering(ok())) as upstream:
-        async with ClientFactory(ClientSettings(limits=SMALL, timeout=TimeoutSettings(pool=10.0))) as factory:
+        settings = ClientSettings(engine=engine, limits=SMALL, timeout=TimeoutSettings(pool=10.0))
+        async with ClientFactory(settings) as factory:
             client = factory.get()
             for number in range(100):
                 calls = [asyncio.ensure_future(client.get(upstream.url)) for _ in range(20)]
@@ -132,3 +144,4 @@ async def test_2000_cancelled_calls_then_one() -> None:
                     call.cancel()
                 await asyncio.gather(*calls, return_exceptions=True)
             assert (await client.get(upstream.url)).text == "ok"
+            _assert_quiet(client)

@@ -1,5 +1,6 @@
 """Bytes behind the end of a response are never another response (RFC 9112, section 6.3)."""
 
+import copy
 import ssl
 import threading
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 import trustme
 
 from fastapi_httpx_pool import ClientFactory, ClientSettings, TLSSettings
+from tests.support.carriers import on_both_engines
 from tests.support.families import FAMILIES
 from tests.support.upstream import Connection, Script, ok, scripted
 
@@ -42,12 +44,13 @@ RESPONSES = {
 }
 
 
+@on_both_engines
 @pytest.mark.parametrize("case", RESPONSES)
-async def test_stray_bytes_reach_nobody(family: Any, case: str) -> None:
+async def test_stray_bytes_reach_nobody(family: Any, engine: Any, case: str) -> None:
     """The next caller gets its own answer, over a new connection."""
     method, response = RESPONSES[case]
     with scripted(poisoning(response)) as upstream:
-        async with ClientFactory(ClientSettings(family=family)) as factory:
+        async with ClientFactory(ClientSettings(family=family, engine=engine)) as factory:
             client = factory.get()
             await client.request(method, upstream.url)
             assert (await client.get(upstream.url)).text == "GOOD"
@@ -55,17 +58,19 @@ async def test_stray_bytes_reach_nobody(family: Any, case: str) -> None:
         assert upstream.accepted == 2
 
 
-async def test_streamed_and_closed(family: Any) -> None:
+@on_both_engines
+async def test_streamed_and_closed(family: Any, engine: Any) -> None:
     """A response that is streamed to its end and then closed is looked at just as well."""
     with scripted(poisoning(ok(b"first") + POISON)) as upstream:
-        async with ClientFactory(ClientSettings(family=family)) as factory:
+        async with ClientFactory(ClientSettings(family=family, engine=engine)) as factory:
             client = factory.get()
             async with client.stream("GET", upstream.url) as response:
                 assert [chunk async for chunk in response.aiter_raw()] == [b"first"]
             assert (await client.get(upstream.url)).text == "GOOD"
 
 
-async def test_bytes_that_anyio_has_queued(family: Any) -> None:
+@on_both_engines
+async def test_bytes_that_anyio_has_queued(family: Any, engine: Any) -> None:
     """Stray bytes are found too where the response ends just where a read of httpcore's does."""
     head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n"
     size = 65536 - len(head % 65000)
@@ -78,24 +83,26 @@ async def test_bytes_that_anyio_has_queued(family: Any) -> None:
             sent.set()
 
     with scripted(script) as upstream:
-        async with ClientFactory(ClientSettings(family=family)) as factory:
+        async with ClientFactory(ClientSettings(family=family, engine=engine)) as factory:
             await factory.get().get(upstream.url)
             # What has not left the upstream yet nobody can see.
             assert await anyio.to_thread.run_sync(sent.wait, 10)
             assert (await factory.get().get(upstream.url)).text == "GOOD"
 
 
-async def test_clean_connections_are_reused(family: Any) -> None:
+@on_both_engines
+async def test_clean_connections_are_reused(family: Any, engine: Any) -> None:
     """A connection with nothing left on it serves the next request."""
     with scripted(poisoning(GOOD)) as upstream:
-        async with ClientFactory(ClientSettings(family=family)) as factory:
+        async with ClientFactory(ClientSettings(family=family, engine=engine)) as factory:
             for _ in range(3):
                 assert (await factory.get().get(upstream.url)).text == "GOOD"
         assert upstream.accepted == 1
 
 
+@on_both_engines
 @pytest.mark.parametrize("leftover", ["response", "close_notify", "nothing"])
-async def test_tls_records_behind_the_response(family: Any, leftover: str, tmp_path: Any) -> None:
+async def test_tls_records_behind_the_response(family: Any, engine: Any, leftover: str, tmp_path: Any) -> None:
     """A TLS record that came along with the response's last one is found inside OpenSSL."""
     authority = trustme.CA()
     server_context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -104,7 +111,7 @@ async def test_tls_records_behind_the_response(family: Any, leftover: str, tmp_p
     sent_together = _Coalesced(leftover)
     with scripted(sent_together, None) as upstream:
         sent_together.context = server_context
-        settings = ClientSettings(family=family, tls=TLSSettings(ca_file=tmp_path / "ca.pem"))
+        settings = ClientSettings(family=family, engine=engine, tls=TLSSettings(ca_file=tmp_path / "ca.pem"))
         async with ClientFactory(settings) as factory:
             url = upstream.url.replace("http:", "https:")
             assert (await factory.get().get(url)).text == "first"
@@ -121,6 +128,10 @@ class _Coalesced:
         self.leftover = leftover
 
     def __call__(self, connection: Connection) -> None:
+        # Connections may overlap, and each has a TLS state of its own.
+        copy.copy(self)._serve(connection)
+
+    def _serve(self, connection: Connection) -> None:
         self.sock = connection.sock
         self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
         self.tls = self.context.wrap_bio(self.incoming, self.outgoing, server_side=True)

@@ -17,6 +17,7 @@ from fastapi_httpx_pool.transports._httpcore import (
     _connection_of,
     _has_unread_records,
 )
+from tests.support.carriers import on_both_engines
 from tests.support.families import FAMILIES, module_of
 from tests.support.upstream import Connection, answering, ok, scripted
 
@@ -27,19 +28,21 @@ def _transport_class(family: str) -> Any:
     return import_module(f"fastapi_httpx_pool.transports.{family}").PoolTransport
 
 
-async def test_stands_where_the_familys_stands(family: Any) -> None:
+@on_both_engines
+async def test_stands_where_the_familys_stands(family: Any, engine: Any) -> None:
     """It is an AsyncHTTPTransport, takes its arguments, and serves as a transport or a mount."""
     module = module_of(family)
-    transport = _transport_class(family)(limits=module.Limits(max_connections=3), retries=1, http2=False)
+    transport = _transport_class(family)(engine=engine, limits=module.Limits(max_connections=3), retries=1, http2=False)
     assert isinstance(transport, module.AsyncHTTPTransport)
     with scripted(answering(ok())) as upstream:
         async with module.AsyncClient(transport=transport) as client:
             assert (await client.get(upstream.url)).text == "ok"
-        async with module.AsyncClient(mounts={"http://": _transport_class(family)()}) as client:
+        async with module.AsyncClient(mounts={"http://": _transport_class(family)(engine=engine)}) as client:
             assert (await client.get(upstream.url)).text == "ok"
 
 
-async def test_around(family: Any) -> None:
+@on_both_engines
+async def test_around(family: Any, engine: Any) -> None:
     """``around`` puts a policy of the user's own around the transport's handler."""
     seen = []
 
@@ -51,12 +54,14 @@ async def test_around(family: Any) -> None:
         return noting
 
     with scripted(answering(ok())) as upstream:
-        async with module_of(family).AsyncClient(transport=_transport_class(family)(around=around)) as client:
+        async with module_of(family).AsyncClient(
+            transport=_transport_class(family)(engine=engine, around=around)
+        ) as client:
             await client.get(upstream.url + "/a?b")
     assert seen == [b"/a?b"]
 
 
-async def test_private_names_exist(family: Any) -> None:
+def test_private_names_exist(family: Any) -> None:
     """The installed httpcore has every private name that guarding it needs."""
     pool = _transport_class(family)()._pool
     assert [name for name in PRIVATE_NAMES if not hasattr(pool, name)] == []
@@ -126,7 +131,7 @@ async def test_an_error_while_closing(family: Any) -> None:
             await client.get("http://stuck.example/")
 
 
-async def test_a_broken_tls_layer_is_not_reused(family: Any) -> None:
+def test_a_broken_tls_layer_is_not_reused(family: Any) -> None:
     """If OpenSSL cannot say what is left on a connection, it is not reused."""
 
     class Broken:
@@ -136,7 +141,8 @@ async def test_a_broken_tls_layer_is_not_reused(family: Any) -> None:
     assert _has_unread_records(Broken())  # type: ignore[arg-type] # as much of one as is needed
 
 
-async def test_early_close(family: Any) -> None:
+@on_both_engines
+async def test_early_close(family: Any, engine: Any) -> None:
     """A response closed before its end closes its connection; the next one opens another."""
 
     def script(connection: Connection) -> None:
@@ -145,7 +151,7 @@ async def test_early_close(family: Any) -> None:
         assert connection.wait_until_closed()
 
     with scripted(script) as upstream:
-        async with module_of(family).AsyncClient(transport=_transport_class(family)()) as client:
+        async with module_of(family).AsyncClient(transport=_transport_class(family)(engine=engine)) as client:
             for _ in range(2):
                 async with client.stream("GET", upstream.url) as response:
                     await response.aclose()
@@ -153,7 +159,8 @@ async def test_early_close(family: Any) -> None:
         assert upstream.accepted == 2
 
 
-async def test_closed_under_a_reader(family: Any) -> None:
+@on_both_engines
+async def test_closed_under_a_reader(family: Any, engine: Any) -> None:
     """A response that is closed while another task reads it ends that task's wait, and raises nothing itself."""
 
     def script(connection: Connection) -> None:
@@ -172,7 +179,7 @@ async def test_closed_under_a_reader(family: Any) -> None:
             errors.append(exc)
 
     with scripted(script) as upstream:
-        async with _transport_class(family)() as transport:
+        async with _transport_class(family)(engine=engine) as transport:
             request = module.Request("GET", upstream.url)
             response = await transport.handle_async_request(request)
             async with anyio.create_task_group() as group:

@@ -1,0 +1,98 @@
+"""
+Who is compared. Each entry is one row of the table.
+
+The apps are modules beside this one; nothing of them is imported here, so a contender whose package
+is missing is skipped with that reason. All may open 100 connections to the upstream.
+"""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from typing import final
+
+from ._programs import Place, Unavailable, go, nginx, reply_from
+
+__all__ = ("ALL", "BASE", "SHORT", "Contender", "Place", "Unavailable")
+
+BASE = "httpx"
+"""What the others are compared with, unless something else is asked for."""
+
+_SECONDS_FOR_GOODBYE = "1"
+
+
+@final
+@dataclass(frozen=True)
+class Contender:
+    """A server that passes requests on to an upstream, or answers itself."""
+
+    name: str
+    what: str
+    prepare: Callable[[Place], list[str]]
+    needs: tuple[str, ...] = ()
+    one_origin: bool = False
+
+    def command(self, place: Place) -> list[str]:
+        """
+        Return the command that starts it.
+
+        Raises:
+            Unavailable: It cannot run here.
+        """
+        missing = [package for package in self.needs if find_spec(package) is None]
+        if missing:
+            raise Unavailable(f"{' and '.join(missing)} not installed")
+        if self.one_origin and len(place.origins) > 1:
+            raise Unavailable("it has one origin only")
+        return self.prepare(place)
+
+
+def _uvicorn(app: str) -> Callable[[Place], list[str]]:
+    """Return what starts an app with the options that all apps here have."""
+
+    def prepare(place: Place) -> list[str]:
+        command = [sys.executable, "-m", "uvicorn", f"{__name__}.{app}", "--host", "127.0.0.1"]
+        command += ["--port", str(place.port), "--http", "httptools", "--ws", "none", "--no-access-log"]
+        command += ["--loop", "uvloop" if find_spec("uvloop") else "asyncio", "--log-level", "error"]
+        return [*command, "--timeout-graceful-shutdown", _SECONDS_FOR_GOODBYE]
+
+    return prepare
+
+
+def _app(name: str, what: str, app: str, *needs: str, one_origin: bool = False) -> Contender:
+    return Contender(name, what, _uvicorn(app), ("uvicorn", "httptools", *needs), one_origin)
+
+
+ALL = (
+    _app("asgi", "a bare ASGI app that asks nobody", "bare_asgi:app"),
+    _app("fastapi", "a FastAPI route that asks nobody", "bare_fastapi:app"),
+    _app("httpx", "the recipe: `client.get` of httpx in a FastAPI route", "recipe_httpx:call"),
+    _app("httpx2", "the recipe with httpx2", "recipe_httpx2:call", "httpx2"),
+    _app("httpx-aiohttp", "the recipe with aiohttp under httpx", "recipe_httpx_aiohttp:call", "httpx_aiohttp"),
+    _app("pyreqwest", "the recipe with pyreqwest under httpx", "recipe_pyreqwest:call", "pyreqwest"),
+    _app("aiohttp", "aiohttp by hand in a FastAPI route", "by_hand_aiohttp:call", "aiohttp"),
+    _app("ours-httpx", "this package: `client.get` through `ClientDep`", "ours_httpx:call"),
+    _app("ours-httpx2", 'this package with `family="httpx2"`', "ours_httpx2:call", "httpx2"),
+    _app("httpx-stream", "the streaming recipe with httpx", "recipe_httpx:stream"),
+    _app("httpx2-stream", "the streaming recipe with httpx2", "recipe_httpx2:stream", "httpx2"),
+    _app("aiohttp-stream", "aiohttp by hand, streamed", "by_hand_aiohttp:stream", "aiohttp"),
+    _app("proxy-lib", "fastapi-proxy-lib", "proxy_lib:app", "fastapi_proxy_lib", one_origin=True),
+    _app("ours-stream", "this package: `StreamingProxyResponse`", "ours_httpx:stream"),
+    Contender("reply-from", "Fastify's reply-from", reply_from),
+    Contender("go", "Go's `httputil.ReverseProxy`", go),
+    Contender("nginx", "nginx, one process", nginx),
+)
+
+SHORT = (
+    "fastapi",
+    "httpx",
+    "httpx2",
+    "httpx-aiohttp",
+    "aiohttp",
+    "ours-httpx",
+    "ours-httpx2",
+    "aiohttp-stream",
+    "ours-stream",
+    "go",
+)
+"""For ``make bench``."""

@@ -1,0 +1,16 @@
+"""The recipe on httpx."""
+
+import httpx
+
+from ._addresses import KEEPALIVE
+from ._recipe import calling, streaming
+
+__all__ = ("call", "stream")
+
+
+def _open() -> httpx.AsyncClient:
+    return httpx.AsyncClient(limits=httpx.Limits(max_connections=100, max_keepalive_connections=KEEPALIVE))
+
+
+call = calling(_open)
+stream = streaming(_open)

@@ -1,0 +1,148 @@
+"""What happens on a connection before anybody has it, and while nobody looks."""
+
+import asyncio
+import contextlib
+import ssl
+import threading
+from typing import Any
+
+import pytest
+
+from fastapi_httpx_pool.engine import ConnectOptions, Engine
+from fastapi_httpx_pool.events import ConnectionClosed
+from fastapi_httpx_pool.exceptions import ReadError, RemoteProtocolError
+from tests.support.engines import (
+    BACKENDS,
+    LIMIT,
+    Events,
+    assert_quiet,
+    fetch,
+    running,
+    turn,
+)
+from tests.support.tls import Authority
+from tests.support.upstream import Connection, answering, ok, scripted
+
+pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("anyio_backend", BACKENDS, ids=["asyncio", "uvloop"])]
+
+
+@pytest.fixture(scope="module")
+def authority() -> Authority:
+    """Return a certificate authority."""
+    return Authority()
+
+
+class Pausing:
+    """A ``trace`` that takes its time at one step: until the connection has been closed."""
+
+    def __init__(self, step: str, until: Any) -> None:
+        self._step = step
+        self._until = until
+
+    async def __call__(self, name: str, info: Any) -> None:
+        """Take note of a step."""
+        if name == self._step:
+            await self._until()
+
+
+def assert_balanced(engine: Engine, url: str) -> None:
+    """Check that each connection that was opened is idle or closed."""
+    found = engine.statistics().origins[url]
+    assert found.opened == found.idle + sum(found.closed.values())
+
+
+EARLY = b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\n\r\n"
+
+
+@pytest.mark.parametrize("said", [b"", EARLY], ids=["nothing", "early-answer"])
+async def test_closed_before_the_request_is_written(said: bytes) -> None:
+    """A new connection that is closed before there is a request on it is an error, not a wait."""
+    events = Events()
+
+    def script(connection: Connection) -> None:
+        if connection.number:
+            answering(ok())(connection)
+        connection.send(said)
+
+    async def until() -> None:
+        await events.wait_for(ConnectionClosed)
+        await turn(3)
+
+    with scripted(script) as upstream:
+        async with running(observer=events) as engine:
+            trace = Pausing("http11.send_request_headers.started", until)
+            with pytest.raises(ReadError, match="the connection was lost before the request was sent"):
+                await fetch(engine, upstream.url, extensions={"trace": trace})
+            assert_quiet(engine)
+            assert await fetch(engine, upstream.url) == b"ok"
+
+
+@pytest.mark.parametrize("said", [b"", EARLY], ids=["nothing", "early-answer"])
+async def test_closed_before_the_loop_has_it(said: bytes) -> None:
+    """A server that is gone before the event loop has the socket has either answered or not."""
+    hung_up = threading.Event()
+
+    def script(connection: Connection) -> None:
+        if connection.number:
+            answering(ok())(connection)
+        connection.send(said)
+        connection.close()
+        hung_up.set()
+
+    async def until() -> None:
+        assert await asyncio.to_thread(hung_up.wait, LIMIT)
+
+    with scripted(script) as upstream:
+        async with running() as engine:
+            with contextlib.suppress(RemoteProtocolError, ReadError):
+                trace = Pausing("connection.connect_tcp.complete", until)
+                assert (said, await fetch(engine, upstream.url, extensions={"trace": trace})) == (EARLY, b"")
+            assert_quiet(engine)
+            assert_balanced(engine, upstream.url)
+            assert await fetch(engine, upstream.url) == b"ok"
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+@pytest.mark.parametrize("said", [b"", EARLY], ids=["nothing", "early-answer"])
+async def test_closed_together_with_the_handshake(authority: Authority, said: bytes, version: ssl.TLSVersion) -> None:
+    """What a TLS server says before it has been asked, or that it has gone, is an error and no response."""
+    context = authority.server()
+
+    def script(connection: Connection) -> None:
+        if connection.number == 0:
+            connection.send(said)
+            connection.close()
+        else:
+            answering(ok())(connection)
+
+    context.maximum_version = version
+    with scripted(script, context) as upstream:
+        async with running(options=ConnectOptions(ssl_context=authority.client())) as engine:
+            with contextlib.suppress(RemoteProtocolError, ReadError):
+                assert (said, await fetch(engine, upstream.url)) == (EARLY, b"")
+            assert_quiet(engine)
+            assert_balanced(engine, upstream.url)
+            assert await fetch(engine, upstream.url) == b"ok"
+
+
+async def test_idle_connection_dies_while_a_trace_is_told() -> None:
+    """A reused connection that dies before the request is written is replaced like any other stale one."""
+    hang_up = threading.Event()
+    events = Events()
+
+    def script(connection: Connection) -> None:
+        connection.read_request()
+        connection.send(ok(b"%d" % connection.number))
+        hang_up.wait(LIMIT)
+        connection.close()
+
+    async def until() -> None:
+        hang_up.set()
+        await events.wait_for(ConnectionClosed)
+
+    with scripted(script) as upstream:
+        async with running(observer=events) as engine:
+            assert await fetch(engine, upstream.url) == b"0"
+            trace = Pausing("http11.send_request_headers.started", until)
+            assert await fetch(engine, upstream.url, extensions={"trace": trace}) == b"1"
+            assert engine.statistics().origins[upstream.url].retried == 1
