@@ -145,13 +145,13 @@ class Connector:
         if path is not None:
             async with _noted(note, "connection.connect_unix_socket", {"path": path}):
                 sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-                undo.callback(sock.close)
+                undo.callback(_let_go, sock, _inode_of(sock))
                 await self._connect_unix(sock, path)
         else:
             host, port, local = origin.host.decode("ascii"), origin.port, self._options.local_address
             async with _noted(note, "connection.connect_tcp", {"host": host, "port": port, "local_address": local}):
                 sock = await self._tcp_socket(host, port, local)
-                undo.callback(sock.close)
+                undo.callback(_let_go, sock, _inode_of(sock))
         return sock
 
     async def _connect_unix(self, sock: socket.socket, path: str) -> None:
@@ -228,6 +228,24 @@ class Connector:
             await self._loop.create_unix_connection(lambda: connection, sock=sock, **tls)
         else:
             await self._loop.create_connection(lambda: connection, sock=sock, **tls)
+
+
+def _inode_of(sock: socket.socket) -> int:
+    return 0 if os.name == "nt" else os.fstat(sock.fileno()).st_ino
+
+
+def _let_go(sock: socket.socket, inode: int) -> None:
+    """Close a socket that came to nothing, unless the event loop has done so."""
+    # uvloop closes the descriptor below the socket object when TLS fails early, and does not say so.
+    # The number may be somebody else's by now, and the object would close it in the end.
+    try:
+        is_ours = _inode_of(sock) == inode
+    except OSError:
+        is_ours = False
+    if is_ours:
+        sock.close()
+    else:
+        sock.detach()
 
 
 def _where(origin: Origin) -> str:

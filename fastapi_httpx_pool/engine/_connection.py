@@ -69,6 +69,7 @@ class Connection(asyncio.BufferedProtocol, Alarm):
 
     __slots__ = (
         "_closed",
+        "_flushed",
         "_owner",
         "_poll",
         "_reading",
@@ -95,6 +96,7 @@ class Connection(asyncio.BufferedProtocol, Alarm):
         self._owner = owner
         self._poll: Any = None
         self._closed = False
+        self._flushed = False
         self._reading = True
         self.origin = origin
         self.holder: Holder | None = None
@@ -208,7 +210,10 @@ class Connection(asyncio.BufferedProtocol, Alarm):
         self.holder = None
         self._poll = None
         self._owner.closed(self, reason)
-        self.transport.abort()
+        if self._flushed and not self.unsent:
+            self.transport.close()  # TLS has a buffer of its own below, which it flushes within ``GOODBYE``
+        else:
+            self.transport.abort()
 
     def give_up(self) -> None:
         """Close what there is of it, before the pool has had it."""
@@ -222,6 +227,11 @@ class Connection(asyncio.BufferedProtocol, Alarm):
         if poll is None:
             poll = self._poll = _poll_of(cast("socket.socket", self.sock))
         return bool(poll.poll(0))
+
+    def flush(self) -> None:
+        """Let whoever has it go on when everything has gone out, not when little is left."""
+        self._flushed = True
+        self.transport.set_write_buffer_limits(0)
 
     @property
     def unsent(self) -> int:

@@ -79,6 +79,7 @@ class Exchange:
     __slots__ = (
         "_drained",
         "_error",
+        "_flushing",
         "_keeper",
         "_limited",
         "_paused",
@@ -130,6 +131,7 @@ class Exchange:
         self._rest: memoryview | None = None
         """What has not been written yet, as far as it is in memory; empty once everything has been."""
         self._unsent = 0
+        self._flushing = False
         self._taken = 0
         self._paused = False
         self._welcome = False
@@ -438,6 +440,8 @@ class Exchange:
         drained = self._drained
         if drained is not None and not drained.done():
             drained.set_result(None)
+        if self._flushing:
+            self._keeper.loop.call_soon(self._finish)  # asyncio must not be closing while it calls this
 
     @property
     def writes(self) -> bool:
@@ -501,7 +505,7 @@ class Exchange:
                 raise StopAsyncIteration
             if self.connection is None:
                 raise ReadError(_CLOSED)
-            await self._wait(self.request.timeouts.read if self.uploaded else None)
+            await self._wait(self.request.timeouts.read if self.uploaded and not self.reader.complete else None)
 
     async def _wait(self, seconds: float | None) -> None:
         """Wait until something happens."""
@@ -511,7 +515,7 @@ class Exchange:
         assert connection is not None
         self._waiting = self._keeper.loop.create_future()
         try:
-            if (seconds is not None or self.end != inf) and self._drained is None:
+            if (seconds is not None or self.end != inf) and self._limited != "write":
                 self._limit("total" if seconds is None else "read", seconds)
             await self._waiting
         finally:
@@ -556,10 +560,7 @@ class Exchange:
         connection = self.connection
         if connection is None or self.reader.upgraded:
             return
-        if self.sending and self._goes_on():
-            # Whoever answers what it has not read may take the rest of it for another request.
-            written = self._rest is not None and not self._rest
-            self.reader.reusable = self.reader.reusable and written
+        if (self.sending or self._rest is not None) and not self._has_been_sent(connection):
             return
         self.connection = None
         connection.holder = None
@@ -572,6 +573,25 @@ class Exchange:
         self._keeper.finished(self, connection, reusable=reusable)
         self._stop_upload()
         self._wake()
+
+    def _has_been_sent(self, connection: Connection) -> bool:
+        """Whether the request has gone out, as far as it ever will; ``_finish`` is called again otherwise."""
+        if not self._goes_on():
+            return True
+        written = self._rest is not None and not self._rest
+        if not written or connection.unsent:
+            # Whoever answers what it has not read may take the rest of it for another request.
+            self.reader.reusable = False
+        if self.sending:
+            return False
+        if connection.unsent and not self._flushing:
+            # Closing the connection would lose it.
+            self._flushing = True
+            connection.flush()
+            if self.request.timeouts.write is not None or self.end != inf:
+                self._unsent = connection.unsent
+                self._limit("write", self.request.timeouts.write)
+        return not connection.unsent
 
     def fail(self, error: BaseException, reason: str) -> None:
         """Close the connection; whoever waits is told why."""

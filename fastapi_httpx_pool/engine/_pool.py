@@ -474,7 +474,9 @@ class Pool:
         within = f"of the pool became free within {seconds:g} s"
         if per_host is not None and exchange.origin.open >= per_host:
             shown = _shown(exchange.request.origin)
-            within = f"to {shown} became free within {seconds:g} s, of the {per_host} that max_connections_per_host allows"
+            within = (
+                f"to {shown} became free within {seconds:g} s, of the {per_host} that max_connections_per_host allows"
+            )
         now = self.timer.now()
         made, text = self._report
         if now - made > GRACE:  # ten thousand may time out together

@@ -74,7 +74,8 @@ class HandlerTransport:
                 socket_options=tuple(arguments["socket_options"] or ()),
             )
             self._engine = Engine(limits, options, observer)
-            of_transport = Genuine(family.module.AsyncHTTPTransport)
+            # Not by its name in the package, where people put another class.
+            of_transport = Genuine(_after(HandlerTransport, type(self)))
             of_pool = Genuine(family.core.AsyncConnectionPool)
             put_engine_into(pool, self._engine, of_pool, family)
             handler = engine_or(self._engine, (of_transport, of_pool), handler)
@@ -127,6 +128,12 @@ class HandlerTransport:
 
     async def _send_with_family(self, request: Any) -> Any:
         return await super().handle_async_request(request)  # type: ignore[misc] # the family's own
+
+
+def _after(mixin: type[Any], owner: type[Any]) -> type[Any]:
+    """Return the class that comes after a mixin in the order of another class's bases."""
+    order = owner.__mro__
+    return order[order.index(mixin) + 1]
 
 
 def _is_for_engine(engine: EngineName, arguments: dict[str, Any]) -> bool:

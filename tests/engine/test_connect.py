@@ -194,10 +194,9 @@ def _number_closed_under(sock: socket.socket) -> Iterator[None]:
 
 
 @on_both
+@needs_ipv6
 async def test_k5_ipv6_address() -> None:
-    """An IPv6 address is connected to, and told without brackets."""
-    if not socket.has_ipv6:
-        pytest.skip("there is no IPv6 here")
+    """An IPv6 address is connected to, without the brackets that it has in a URL."""
     with scripted(answering(ok()), listener=ipv6_listener()) as upstream:
         async with running() as engine:
             response = await engine(request_to(f"http://::1:{upstream.port}"))

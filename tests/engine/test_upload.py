@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -272,11 +273,14 @@ class TestWrongLength:
             connection.read_head()
             while data := connection.read_exactly(1):
                 seen.extend(data)
+            ended.set()
 
+        ended = threading.Event()
         with scripted(script) as upstream:
             async with running() as engine:
                 with pytest.raises(LocalProtocolError):
                     await post(engine, upstream.url, body=Source([b"hel", b"loGET / HTTP/1.1\r\n\r\n"]), length=5)
+                await reached(ended)
         assert bytes(seen) == b"hel"
 
     @pytest.mark.parametrize(("body", "text"), [(b"hello!", "much"), (b"hell", "little"), (None, "little")])
@@ -694,9 +698,11 @@ class TestEarlyAnswer:
                 assert engine.statistics().idle == 1
 
     @pytest.mark.parametrize("kind", ["bytes", "pieces"])
-    async def test_i2_does_not_stop_the_upload(self, kind: str) -> None:
+    @pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])
+    @both_loops
+    async def test_i2_does_not_stop_the_upload(self, kind: str, *, secure: bool) -> None:
         """The response can be read at once, ends when the request has gone out, and all of that arrives."""
-        go_on = threading.Event()
+        go_on, all_read = threading.Event(), threading.Event()
         received = []
 
         def script(connection: Connection) -> None:
@@ -705,11 +711,13 @@ class TestEarlyAnswer:
             connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nearly")
             go_on.wait(LIMIT)
             received.append(connection.read_exactly(len(LARGE)))
-            connection.wait_until_closed()
+            all_read.set()
 
+        authority = Authority()
+        options = replace(TIGHT, ssl_context=authority.client())
         body: Any = LARGE if kind == "bytes" else Source(itertools.repeat(PIECE, len(LARGE) // len(PIECE)))
-        with scripted(script) as upstream:
-            async with running(options=TIGHT) as engine:
+        with scripted(script, authority.server() if secure else None) as upstream:
+            async with running(options=options) as engine:
                 response = await send(engine, upstream.url, body=body, length=len(LARGE))
                 chunks = aiter(response.body)
                 async with asyncio.timeout(LIMIT):
@@ -720,7 +728,8 @@ class TestEarlyAnswer:
                         await anext(chunks)
                 assert_quiet(engine)
                 await response.aclose()
-        assert received == [LARGE]
+                await reached(all_read)
+        assert received[0] == LARGE, "not all of it arrived"
 
     async def test_f11_answered_before_it_was_asked(self) -> None:
         """Who answers a request before its end may take the rest of it for another: the connection is not reused."""
@@ -795,9 +804,9 @@ class TestEarlyAnswer:
             half_closed.set()
             go_on.wait(LIMIT)
             received.append(connection.read_exactly(len(LARGE)))
-            connection.wait_until_closed()
+            all_read.set()
 
-        half_closed, go_on = threading.Event(), threading.Event()
+        half_closed, go_on, all_read = threading.Event(), threading.Event(), threading.Event()
         with scripted(script) as upstream:
             async with running(options=TIGHT) as engine:
                 response = await send(engine, upstream.url, body=LARGE)
@@ -806,7 +815,8 @@ class TestEarlyAnswer:
                 assert await read(response) == b"early"
                 assert_quiet(engine)
                 assert engine.statistics().idle == 0
-        assert received == [LARGE]
+                await reached(all_read)
+        assert received[0] == LARGE, "not all of it arrived"
 
     @pytest.mark.parametrize(
         ("answer", "with_reset"),
@@ -930,13 +940,14 @@ class Expected:
         self.welcomed = threading.Event()
         self.go_on = threading.Event()
         self.received: list[bytes] = []
+        self.head = b""
 
     def __call__(self, connection: Connection) -> None:
         """Serve one connection."""
         if connection.number:
             answering(ok(b"next"))(connection)
             return
-        assert b"Expect: 100-continue\r\n" in connection.read_head()
+        self.head = connection.read_head()
         self.head_came.set()
         self.go_on.wait(LIMIT)
         if self._first:
@@ -975,6 +986,7 @@ class TestExpect:
                 assert_quiet(engine)
                 assert engine.statistics().idle == 1
         assert script.received == [b"hello"]
+        assert b"Expect: 100-continue\r\n" in script.head
 
     async def test_c7_is_sent_in_the_end(self, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
         """An upstream that has never heard of it gets the body after a while."""
@@ -1016,7 +1028,11 @@ class TestExpect:
 
     async def test_c7_connection_ends_instead(self, kind: str) -> None:
         """The end of the connection is an error like any other."""
-        with scripted(answering(b"", times=1)) as upstream:
+
+        def script(connection: Connection) -> None:
+            connection.read_head()
+
+        with scripted(script) as upstream:
             async with running() as engine:
                 with pytest.raises((RemoteProtocolError, ReadError)):
                     await post(engine, upstream.url, headers=EXPECT, body=self.body(kind), length=5)

@@ -378,14 +378,16 @@ async def test_closing_under_way(family: Any) -> None:
             errors.append(str(exc))
 
     with scripted(held) as upstream:
-        async with client_of(family, limits=module.Limits(max_connections=1)) as client:
-            async with anyio.create_task_group() as group:
-                group.start_soon(send)
-                await held.arrived()
-                group.start_soon(send)
-                await anyio.wait_all_tasks_blocked()
-                assert client._transport.statistics().queued == 1
-                await client._transport.aclose()
+        async with (
+            client_of(family, limits=module.Limits(max_connections=1)) as client,
+            anyio.create_task_group() as group,
+        ):
+            group.start_soon(send)
+            await held.arrived()
+            group.start_soon(send)
+            await anyio.wait_all_tasks_blocked()
+            assert client._transport.statistics().queued == 1
+            await client._transport.aclose()
         held.release()
     assert len(errors) == 2
     assert "waited for a connection" in errors[0] + errors[1]

@@ -290,7 +290,7 @@ CASES: dict[str, Case] = {
     "tls, certificate wanted": Case(
         echo,
         tls=wanting_a_certificate,
-        expected=("ReadError", "WriteError", "ssl.SSLError"),
+        expected=("ConnectError", "ReadError", "WriteError", "ssl.SSLError"),
         native="ReadError",
         because="the refusal comes after the handshake, and httpcore lets OpenSSL's error out if it meets it in writing",
     ),
