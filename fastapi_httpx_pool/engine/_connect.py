@@ -219,9 +219,7 @@ class Connector:
                 "ssl_shutdown_timeout": GOODBYE,
             }
             await self._create(connection, sock, tls)
-            if connection.ssl_object is not None and connection.ssl_object.selected_alpn_protocol() == "h2":
-                # Somebody else changed the context that was given to us.
-                raise ConnectError("the server chose HTTP/2, which this engine does not speak; give it its own context")
+            _check_protocol(connection)
 
     async def _create(self, connection: Connection, sock: socket.socket, tls: dict[str, Any]) -> None:
         if self._options.uds is not None:
@@ -246,6 +244,13 @@ def _let_go(sock: socket.socket, inode: int) -> None:
         sock.close()
     else:
         sock.detach()
+
+
+def _check_protocol(connection: Connection) -> None:
+    tls = connection.ssl_object
+    if tls is not None and tls.selected_alpn_protocol() == "h2":
+        # Somebody else changed the context that was given to us.
+        raise ConnectError("the server chose HTTP/2, which this engine does not speak; give it its own context")
 
 
 def _where(origin: Origin) -> str:

@@ -22,6 +22,7 @@ __all__ = ("Connection", "Holder", "Owner")
 
 HIGH_WATER: Final = 64 * 1024
 """Bytes that wait to be written before whoever writes is told to wait."""
+LAST_WORDS: Final = 64 * 1024
 
 
 class Holder(Protocol):
@@ -89,6 +90,7 @@ class Connection(asyncio.BufferedProtocol, Alarm):
     )
 
     transport: asyncio.Transport
+    sock: socket.socket
     counters: Counters
 
     def __init__(self, owner: Owner, origin: Origin["Connection"]) -> None:
@@ -100,7 +102,6 @@ class Connection(asyncio.BufferedProtocol, Alarm):
         self._reading = True
         self.origin = origin
         self.holder: Holder | None = None
-        self.sock: socket.socket | None = None
         self.write_paused = False
         self.exchanges = 0
         """How many it has carried or carries."""
@@ -149,6 +150,8 @@ class Connection(asyncio.BufferedProtocol, Alarm):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.due = inf
+        if exc is not None and not self.is_tls:
+            self._receive_last_words()
         holder = self.holder
         if holder is not None:
             self.holder = None
@@ -225,7 +228,7 @@ class Connection(asyncio.BufferedProtocol, Alarm):
         """Whether anything has come that the loop has not read yet: bytes, or the peer's end. Not once it is closing."""
         poll = self._poll
         if poll is None:
-            poll = self._poll = _poll_of(cast("socket.socket", self.sock))
+            poll = self._poll = _poll_of(self.sock)
         return bool(poll.poll(0))
 
     def flush(self) -> None:
@@ -271,6 +274,19 @@ class Connection(asyncio.BufferedProtocol, Alarm):
 
     def _outlived(self, now: float) -> str:
         return "lifetime" if now >= self.ends else "expired"
+
+    def _receive_last_words(self) -> None:
+        # It may have been a failed send that ended it. What the peer said before is still there, and
+        # often tells why it wants no more.
+        sock, holder = self.sock, self.holder
+        while holder is not None and self.holder is holder:
+            try:
+                data = sock.recv(LAST_WORDS)
+            except OSError:
+                return
+            if not data:
+                return
+            holder.receive(data)
 
     def _lose_idle(self, reason: str) -> None:
         if not self._closed:

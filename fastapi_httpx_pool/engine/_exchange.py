@@ -61,6 +61,7 @@ class Keeper(Protocol):
 
     loop: asyncio.AbstractEventLoop
     timer: Timer
+    max_head_size: int
 
     def responded(self, exchange: "Exchange") -> None:
         """Take note: the head of the response is there."""
@@ -72,12 +73,17 @@ class Keeper(Protocol):
         """Close the connection, after one that is not complete."""
 
 
+_UNREAD: Final = ResponseReader(b"GET")
+"""The reader of exchanges that have no connection yet: it never reads anything."""
+
+
 @final
 class Exchange:
     """One request and its response; the holder of a connection meanwhile."""
 
     __slots__ = (
         "_drained",
+        "_early",
         "_error",
         "_flushing",
         "_keeper",
@@ -109,11 +115,11 @@ class Exchange:
     origin: Origin[Connection]
     counters: Counters
 
-    def __init__(self, keeper: Keeper, request: Request, head: Head, reader: ResponseReader, now: float) -> None:
+    def __init__(self, keeper: Keeper, request: Request, head: Head, now: float) -> None:
         self._keeper = keeper
         self.request = request
         self.head = head
-        self.reader = reader
+        self.reader = _UNREAD  # what waits in the queue by the thousand should be small
         self.connection: Connection | None = None
         self.created_at = now
         self.sent_at = now
@@ -131,6 +137,7 @@ class Exchange:
         self._rest: memoryview | None = None
         """What has not been written yet, as far as it is in memory; empty once everything has been."""
         self._unsent = 0
+        self._early = False
         self._flushing = False
         self._taken = 0
         self._paused = False
@@ -153,6 +160,9 @@ class Exchange:
 
     def start(self, connection: Connection, now: float) -> None:
         """Take the connection, and write as much as can be written without waiting."""
+        self.reader = ResponseReader(
+            self.request.method, may_upgrade=self.head.upgrades, max_head_size=self._keeper.max_head_size
+        )
         self.connection = connection
         connection.holder = self
         connection.due = inf
@@ -242,6 +252,8 @@ class Exchange:
     async def _send_bytes(self, *, until_head: bool = False) -> bool:
         """Write the rest of a body in memory; whether all of it has been written."""
         while await self._may_send():
+            if until_head and self.reader.has_head:
+                return False
             connection, rest = self.connection, self._rest
             assert connection is not None
             assert rest is not None
@@ -254,8 +266,6 @@ class Exchange:
             else:
                 self.uploaded = True
                 return True
-            if until_head and self.reader.has_head:
-                return False
         return False
 
     async def _send_stream(self, body: AsyncIterable[bytes]) -> None:
@@ -418,7 +428,10 @@ class Exchange:
         assert connection is not None
         if not self.reader.complete:
             self._error = self._error or self._end_of_response(exc)
-        # A complete response counts, even if it came before the whole request had gone out.
+        if self.reader.complete and self.reader.status < FIRST_ERROR and (self._flushing or not self.uploaded):
+            error = WriteError(str(exc or "") or "the connection was lost while the request was being sent")
+            error.__cause__ = exc
+            self._error = self._error or error
         self._keeper.broken_off(self, connection, "peer")
         self._stop_upload()
         self._wake()
@@ -575,17 +588,18 @@ class Exchange:
         self._wake()
 
     def _has_been_sent(self, connection: Connection) -> bool:
-        """Whether the request has gone out, as far as it ever will; ``_finish`` is called again otherwise."""
+        """Whether the request has gone out, as far as it ever will; if not, ``_finish`` is called again."""
         if not self._goes_on():
             return True
         written = self._rest is not None and not self._rest
         if not written or connection.unsent:
             # Whoever answers what it has not read may take the rest of it for another request.
             self.reader.reusable = False
+            self._early = True
         if self.sending:
             return False
-        if connection.unsent and not self._flushing:
-            # Closing the connection would lose it.
+        if self._early and not self._flushing:
+            # Closing the connection would lose what has not gone out.
             self._flushing = True
             connection.flush()
             if self.request.timeouts.write is not None or self.end != inf:

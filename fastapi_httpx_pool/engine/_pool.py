@@ -37,7 +37,7 @@ from ._statistics import Counters, OriginStatistics, statistics_of
 from ._timer import EARLY, Alarm, Timer
 from ._tracing import Trace
 from ._tunnel import ConnectionInfo, Tunnel
-from ._wire import MAX_HEAD_SIZE, Head, ResponseReader, head_of
+from ._wire import MAX_HEAD_SIZE, Head, head_of
 
 __all__ = ("Limits", "Pool")
 
@@ -91,6 +91,7 @@ class Pool:
         self.timer = Timer(loop)
         self.buffer = memoryview(bytearray(READ_SIZE))
         self._limits = limits
+        self.max_head_size = limits.max_head_size
         self._observer = observer
         self._retry = retry
         self._books: Bookkeeping[Connection] = Bookkeeping(
@@ -145,8 +146,7 @@ class Pool:
                 return self._response(exchange, connection, note)
 
     def _new_exchange(self, request: Request, head: Head, now: float) -> Exchange:
-        reader = ResponseReader(request.method, may_upgrade=head.upgrades, max_head_size=self._limits.max_head_size)
-        exchange = Exchange(self, request, head, reader, now)
+        exchange = Exchange(self, request, head, now)
         key = _key_of(request)
         exchange.origin = self._books.origin(key)
         exchange.counters = self._counters.get(key) or self._new_counters(key, request.origin)
@@ -544,8 +544,7 @@ class Pool:
         """Let go of the sockets of a loop that is closed, without touching the loop."""
         self.is_closed = True
         for connection in self._connections:
-            if connection.sock is not None:
-                connection.sock.close()
+            connection.sock.close()
 
 
 @final

@@ -128,13 +128,11 @@ def _length_of(lengths: list[bytes], encodings: list[bytes]) -> int | None:
 
 
 def _refuse_value(headers: list[Header]) -> None:
-    for name, value in headers:
-        found = _LINE_END.search(value)
-        if found is not None:
-            # The value itself may be secret.
-            raise LocalProtocolError(
-                f"Illegal header value of {name.decode('ascii')}: it has {found[0]!r} in it, where a line may end"
-            )
+    name, end = next((name, found[0]) for name, value in headers if (found := _LINE_END.search(value)))
+    # The value itself may be secret.
+    raise LocalProtocolError(
+        f"Illegal header value of {name.decode('ascii')}: it has {end!r} in it, where a line may end"
+    )
 
 
 def _check_line(method: bytes, target: bytes) -> None:

@@ -832,10 +832,11 @@ def one_of(those: list[T], which: int) -> list[T]:
 
 KEYS = (A, B, C)
 STEPS = {
-    "request": 6,
-    "give_back": 3,
+    "request": 10,
+    "give_back": 5,
+    "give_back_all": 2,
     "give_back_dead": 1,
-    "drop": 2,
+    "drop": 1,
     "leave": 1,
     "refuse": 1,
     "forget": 1,
@@ -930,6 +931,11 @@ class Machine(RuleBasedStateMachine):
     def give_back_dead(self, which: int) -> None:
         """A request ends, and leaves a connection that only seems to be of use."""
         self.give_back(which, usable=False)
+
+    def give_back_all(self, which: int) -> None:
+        """All who have a lease now give it back."""
+        for lease in list(self.leases):
+            self.give_back(self.leases.index(lease))
 
     def drop(self, which: int) -> None:
         """A request ends, and its connection with it."""
@@ -1036,8 +1042,8 @@ class Machine(RuleBasedStateMachine):
 
 TestMachine: Any = Machine.TestCase
 TestMachine.settings = settings(
-    max_examples=150,
-    stateful_step_count=40,
+    max_examples=100,
+    stateful_step_count=60,
     deadline=None,
     database=None,
     suppress_health_check=[HealthCheck.too_slow],

@@ -238,6 +238,30 @@ async def test_a8_idle_connections() -> None:
         silent.set()
 
 
+async def test_a8_tunnels() -> None:
+    """A connection that speaks another protocol is closed too, and whoever reads from it is told."""
+
+    def script(connection: Connection) -> None:
+        connection.read_head()
+        connection.send(b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: other\r\n\r\n")
+        connection.wait_until_closed()
+
+    watched = Watched(script)
+    with scripted(watched) as upstream:
+        engine = Engine()
+        headers = [(b"Connection", b"upgrade"), (b"Upgrade", b"other")]
+        response = await engine(request_to(upstream.url, headers=headers))
+        stream = response.extensions["network_stream"]
+        reading = asyncio.ensure_future(stream.read(100))
+        await turn()
+        pool = pool_of(engine)
+        await engine.aclose()
+        assert await error_of(reading) == "the network stream was closed"
+        assert (pool.active, pool._tunnels, pool._exchanges) == (0, set(), {})
+        assert await watched.none_open()
+        await response.aclose()
+
+
 async def test_a8_harmless_twice() -> None:
     """Closing again does nothing, nor does closing what was never used."""
     engine = Engine()

@@ -1,6 +1,7 @@
 """How connections are made: addresses, sockets, time limits, retries, and what is left when none is (checklist K)."""
 
 import asyncio
+import contextlib
 import errno
 import os
 import resource
@@ -72,13 +73,17 @@ async def get(engine: Engine, host: bytes, port: int, **extensions: Any) -> byte
 @contextmanager
 def _no_file_left() -> Iterator[None]:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    lowest = os.open(os.devnull, os.O_RDONLY)
-    os.close(lowest)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, hard))
+    taken = [os.open(os.devnull, os.O_RDONLY)]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (taken[0] + 8, hard))
     try:
+        with contextlib.suppress(OSError):
+            while True:
+                taken.append(os.open(os.devnull, os.O_RDONLY))
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for number in taken:
+            os.close(number)
 
 
 REFUSED = rf"\[Errno {errno.ECONNREFUSED}\]"
@@ -88,6 +93,7 @@ HOPELESS: dict[str, tuple[bytes, int | None, dict[str, Any], str]] = {
     "no-network": (b"255.255.255.255", 80, {}, "Network is unreachable"),
     "unknown-name": (b"unknown.example", 80, {}, "Name or service not known"),
     "name-without-addresses": (b"empty.example", 80, {}, "."),
+    "time-out-of-the-systems-own": (b"late.example", 80, {}, "Connection timed out"),
     "label-too-long": (b"a" * 64 + b".example", 80, {}, "too long"),
     "name-with-a-nul": (b"a\0b", 80, {}, "Name or service not known"),
     "name-that-is-not-ascii": (b"b\xc3\xbccher.example", 80, {}, "can't decode"),
@@ -119,6 +125,7 @@ async def test_b_connect_error(names: Names, case: str) -> None:
     names.know("refused.example", "127.0.0.1", "127.0.0.2")
     names.know("empty.example")
     names.fail("unknown.example", UNKNOWN)
+    names.fail("late.example", TimeoutError(errno.ETIMEDOUT, "Connection timed out"))
     async with running(options=ConnectOptions(**options)) as engine:
         before, errors = open_sockets(), LoopErrors()
         with pytest.raises(ConnectError, match=words) as caught:
@@ -695,3 +702,32 @@ async def test_h1_cancelled_at_every_turn(names: Names) -> None:
                         assert_quiet(engine)
     assert await eventually(lambda: open_sockets() <= before), "something is still open"
     assert errors.contexts == []
+
+
+@pytest.mark.parametrize("taken", [False, True])
+def test_b1_what_the_loop_has_closed_is_not_closed_again(taken: bool) -> None:
+    """
+    A descriptor that was closed below its socket object is left alone, also when it is somebody else's by then.
+
+    uvloop does so when a TLS handshake is reset; closing it once more would break another connection.
+    """
+    left, right = socket.socketpair()
+    number, inode = left.fileno(), _connect._inode_of(left)
+    os.close(number)
+    other = os.dup2(right.fileno(), number) if taken else None
+    _connect._let_go(left, inode)
+    left.close()
+    assert left.fileno() == -1
+    if other is not None:
+        os.fstat(other)  # still open
+        os.close(other)
+    right.close()
+
+
+def test_b1_what_came_to_nothing_is_closed() -> None:
+    """A socket that is still ours is closed."""
+    left, right = socket.socketpair()
+    _connect._let_go(left, _connect._inode_of(left))
+    assert left.fileno() == -1
+    assert right.recv(1) == b""
+    right.close()

@@ -71,7 +71,8 @@ async def test_closed_before_the_request_is_written(said: bytes) -> None:
     with scripted(script) as upstream:
         async with running(observer=events) as engine:
             trace = Pausing("http11.send_request_headers.started", until)
-            with pytest.raises(ReadError, match="the connection was lost before the request was sent"):
+            # Where it is seen depends on the event loop.
+            with pytest.raises(ReadError, match=r"before the request was sent|as soon as it was made"):
                 await fetch(engine, upstream.url, extensions={"trace": trace})
             assert_quiet(engine)
             assert await fetch(engine, upstream.url) == b"ok"

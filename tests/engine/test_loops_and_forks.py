@@ -17,7 +17,7 @@ from typing import Any, Self
 import pytest
 import uvloop
 
-from fastapi_httpx_pool.engine import ConnectOptions, Engine, Limits
+from fastapi_httpx_pool.engine import ConnectOptions, Engine, Limits, _engine
 from fastapi_httpx_pool.exceptions import ClientClosed, ReadError
 from tests.support import forking_engine
 from tests.support.engines import LIMIT, assert_quiet, fetch, request_to, turn
@@ -206,6 +206,27 @@ def test_m4_fork(tmp_path: Path, *, secure: bool) -> None:
         "after": "0",
         "parent": "<Engine [0 active, 1 idle, 0 queued, of 100]>",
     }
+
+
+def test_m4_seen_from_the_inside() -> None:
+    """What happens in the child: each engine begins anew, and what the parent left is kept and not touched."""
+    with scripted(numbered) as upstream, asyncio.Runner() as runner:
+        engine = Engine()
+        assert runner.run(fetch(engine, upstream.url)) == b"0"
+        lock = engine._lock
+        _engine._forget_all()
+        try:
+            assert engine._lock is not lock
+            assert runner.run(fetch(engine, upstream.url)) == b"1"
+            runner.run(engine.aclose())
+            (pool,) = _engine._left_behind[-1].values()
+            assert (pool.idle, pool.is_closed) == (1, False)
+        finally:
+            # This is the parent, after all.
+            while _engine._left_behind:
+                for pool in _engine._left_behind.pop().values():
+                    runner.get_loop().call_soon(pool.close)
+            runner.run(turn(3))
 
 
 def _program(command: list[str]) -> str:

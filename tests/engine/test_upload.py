@@ -370,21 +370,21 @@ class TestFailingBody:
     @both_loops
     async def test_i4_request_is_cancelled(self, answer: bytes) -> None:
         """Cancelling the request closes the generator, and waits for it."""
-        script, source = Deaf(answer), Source([b"begun"], for_ever)
 
-        async def call(engine: Engine) -> None:
+        async def then() -> None:
+            waiting.set()
+            await for_ever()
+
+        async def call() -> None:
             response = await send(engine, upstream.url, body=source)
-            try:
-                await read(response)
-            finally:
-                await response.aclose()
+            await read(response)
 
+        script, source, waiting = Deaf(answer), Source([b"begun"], then), asyncio.Event()
         with scripted(script) as upstream:
             async with running() as engine:
-                task = asyncio.create_task(call(engine))
+                task = asyncio.create_task(call())
+                await waiting.wait()
                 await reached(script.answered)
-                while not (source.begun and engine.statistics().active):
-                    await turn()
                 task.cancel()
                 with pytest.raises(asyncio.CancelledError):
                     await task
@@ -484,8 +484,11 @@ class TestBackPressure:
             tighten(connection)
             connection.read_head()
             while taken < len(LARGE):
-                taken += len(connection.read_exactly(min(len(PIECE), len(LARGE) - taken)))
+                data = connection.read_exactly(min(len(PIECE), len(LARGE) - taken))
+                assert data
+                taken += len(data)
             connection.send(ok())
+            connection.wait_until_closed()
 
         def pieces() -> Iterator[bytes]:
             for number in range(len(LARGE) // len(PIECE)):
@@ -828,7 +831,7 @@ class TestEarlyAnswer:
     )
     @both_loops
     async def test_connection_ends_after_a_complete_answer(self, answer: bytes, *, with_reset: bool) -> None:
-        """A complete answer counts, as in httpcore, although the connection ended before the request did."""
+        """A complete answer is given, and then told that what it answered has not gone out whole."""
         arrived, closed = threading.Event(), threading.Event()
 
         def script(connection: Connection) -> None:
@@ -856,12 +859,36 @@ class TestEarlyAnswer:
                 async with asyncio.timeout(LIMIT):
                     assert await anext(chunks) == b"early"
                     arrived.set()
-                    with pytest.raises(StopAsyncIteration):
+                    with pytest.raises(WriteError):
                         await anext(chunks)
                 await response.aclose()
                 assert endless.pulled < len(LARGE)
                 assert_quiet(engine)
                 assert engine.statistics().idle == 0
+
+    async def test_connection_ends_before_all_of_it_has_gone_out(self) -> None:
+        """That also counts if the engine had written all of it, but the peer has not got it."""
+        arrived = threading.Event()
+
+        def script(connection: Connection) -> None:
+            tighten(connection)
+            connection.read_head()
+            connection.send(ok(b"early"))
+            arrived.wait(LIMIT)
+            connection.reset()
+
+        size = 300 * 1024  # more than the kernels hold, and one piece
+        with scripted(script) as upstream:
+            async with running(options=TIGHT) as engine:
+                response = await send(engine, upstream.url, body=Source([LARGE[:size]]), length=size)
+                chunks = aiter(response.body)
+                async with asyncio.timeout(LIMIT):
+                    assert await anext(chunks) == b"early"
+                    arrived.set()
+                    with pytest.raises(WriteError):
+                        await anext(chunks)
+                await response.aclose()
+                assert_quiet(engine)
 
 
 class TestLostWhileSending:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import pytest
 from h11 import SERVER, Connection, Data, EndOfMessage, Request as H11Request
 
+from fastapi_httpx_pool.engine import _wire
 from fastapi_httpx_pool.engine._wire import (
     LAST_CHUNK,
     MAX_HEAD_SIZE,
@@ -22,7 +23,7 @@ from fastapi_httpx_pool.engine._wire import (
 from fastapi_httpx_pool.exceptions import LocalProtocolError, RemoteProtocolError
 from fastapi_httpx_pool.messages import Header, Origin, Request
 from tests.engine.corpus import BAD, CUT, GOOD, Sample
-from tests.support.wire import Outcome, Told, h11_told, pieces_of, read, ways_to_split
+from tests.support.wire import Outcome, Told, from_buffer, h11_told, pieces_of, read, ways_to_split
 
 HOST = (b"Host", b"example.org")
 OK = b"HTTP/1.1 200 OK\r\n"
@@ -97,6 +98,8 @@ def test_c1_many_names() -> None:
     for number in range(1500):
         head_of(request((b"x-%d" % number, b"y"), (b"x" * 200, b"y")))
 
+    assert len(_wire._known_names) <= 1024
+    assert max(map(len, _wire._known_names)) <= 64
     for _ in range(2):
         assert head_of(request((b"x-1500", b"y"), (b"expecT", b"100-continue"))).expects
         with pytest.raises(LocalProtocolError, match="name"):
@@ -396,6 +399,7 @@ def test_d10_every_split(group: dict[str, Sample], name: str) -> None:
 
     for pieces in ways_to_split(sample.data):
         assert read(pieces, sample.method, offers=sample.offers) == expected, pieces
+        assert read(from_buffer(pieces), sample.method, offers=sample.offers) == expected, pieces
 
 
 @pytest.mark.parametrize("name", BAD)
@@ -596,6 +600,17 @@ def test_d3_body_of_the_bodiless(sample: Sample) -> None:
         assert not outcome.reusable
 
 
+@pytest.mark.parametrize("name", ["connection close", "HTTP/1.0", "HEAD with connection close"])
+def test_f2_surplus_after_close(name: str) -> None:
+    """What comes although the connection should have been closed is no error of the response's."""
+    sample = GOOD[name]
+    expected = whole(sample)
+
+    for surplus in SURPLUS:
+        for pieces in ([sample.data + surplus], [sample.data, surplus]):
+            assert read(pieces, sample.method) == expected
+
+
 def test_f4_line_breaks_behind_the_end() -> None:
     """A line break behind the end is swallowed if it comes along, which leaves nothing; later it is surplus."""
     response = OK + b"Content-Length: 2\r\n\r\nhi"
@@ -781,6 +796,18 @@ def test_d9_endless_head(endless: bytes, size: int) -> None:
         all_of_it()
 
     assert fed < MAX_HEAD_SIZE + max(size, 1500)
+
+
+@pytest.mark.parametrize("start", [OK, b"HTTP/1.1 103 Early Hints\r\n"])
+@pytest.mark.parametrize("size", [1, 50, 500])
+def test_d9_no_byte_later(start: bytes, size: int) -> None:
+    """A head that has reached the limit without an end is refused then, and waits for no other byte."""
+    endless = start + b"A: " + b"b" * 500
+
+    assert read(pieces_of(endless[:299], size), ends=False, max_head_size=300).error == ""
+    assert (
+        read(pieces_of(endless[:300], size), ends=False, max_head_size=300).error == "the response's head is too large"
+    )
 
 
 @pytest.mark.parametrize("size", [1, 70, 10**6])

@@ -5,9 +5,17 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import anyio
+import anyio.to_thread
 import pytest
 
-from fastapi_httpx_pool.exceptions import ClientClosed, ForkedProcess, PoolTimeout, ReadError, TotalTimeout
+from fastapi_httpx_pool.exceptions import (
+    ClientClosed,
+    ForkedProcess,
+    PoolTimeout,
+    ReadError,
+    TotalTimeout,
+    WrongEventLoop,
+)
 from fastapi_httpx_pool.messages import Origin, Request, Response, Timeouts
 from fastapi_httpx_pool.policies import Gate, HostLimit, deadline
 
@@ -177,6 +185,18 @@ class TestGate:
         assert gate.foreign
         with pytest.raises(ForkedProcess, match="before this process was forked"):
             await gate.guard(Upstream())(request())
+
+    async def test_from_another_loop(self) -> None:
+        """In another event loop nothing is let in either."""
+        gate = Gate("test")
+
+        async def elsewhere() -> None:
+            assert gate.elsewhere
+            with pytest.raises(WrongEventLoop, match="opened in another event loop"):
+                await gate.guard(Upstream())(request())
+
+        await anyio.to_thread.run_sync(anyio.run, elsewhere)
+        assert not gate.elsewhere
 
     async def test_ending_what_has_no_response(self) -> None:
         """When the time is over, an exchange without a response ends with an error."""

@@ -33,12 +33,15 @@ class Connection:
 
     def read_exactly(self, count: int) -> bytes:
         """Return so many bytes; less if the peer hung up."""
-        while len(self._rest) < count:
+        parts, left = [self._rest], count - len(self._rest)
+        while left > 0:
             data = self._recv()
             if not data:
                 break
-            self._rest += data
-        data, self._rest = self._rest[:count], self._rest[count:]
+            parts.append(data)
+            left -= len(data)
+        data = b"".join(parts)
+        data, self._rest = data[:count], data[count:]
         return data
 
     def read_head(self) -> bytes:
@@ -126,16 +129,21 @@ class Upstream:
                 return
             sock.settimeout(LIMIT)
             number, self.accepted = self.accepted, self.accepted + 1
-            thread = threading.Thread(target=self._serve, args=(sock, number), daemon=True)
+            try:
+                if self._ssl_context is not None:
+                    sock = self._ssl_context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
+            except OSError:  # it has gone already
+                sock.close()
+                continue
+            connection = Connection(sock, number)
+            self._connections.append(connection)
+            thread = threading.Thread(target=self._serve, args=(connection,), daemon=True)
             self._threads.append(thread)
             thread.start()
 
-    def _serve(self, sock: socket.socket, number: int) -> None:
+    def _serve(self, connection: Connection) -> None:
+        sock = connection.sock
         try:
-            if self._ssl_context is not None:
-                sock = self._ssl_context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False)
-            connection = Connection(sock, number)
-            self._connections.append(connection)
             if isinstance(sock, ssl.SSLSocket):
                 sock.do_handshake()
         except OSError:
@@ -153,10 +161,10 @@ class Upstream:
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
+        self._acceptor.join(LIMIT)
         for connection in self._connections:
             with contextlib.suppress(OSError):
                 connection.sock.shutdown(socket.SHUT_RDWR)
-        self._acceptor.join(LIMIT)
         for thread in self._threads:
             thread.join(LIMIT)
 

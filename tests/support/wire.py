@@ -1,6 +1,6 @@
 """Read a response with the engine's reader, in whatever pieces, and with h11, to compare."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ from fastapi_httpx_pool.engine._wire import MAX_HEAD_SIZE, ResponseReader
 from fastapi_httpx_pool.exceptions import RemoteProtocolError
 from fastapi_httpx_pool.messages import Header
 
-__all__ = ("Outcome", "Told", "cut_at", "h11_client", "h11_told", "pieces_of", "read", "ways_to_split")
+__all__ = ("Outcome", "Told", "cut_at", "from_buffer", "h11_client", "h11_told", "pieces_of", "read", "ways_to_split")
 
 
 class Outcome(NamedTuple):
@@ -33,7 +33,7 @@ class Outcome(NamedTuple):
 
 
 def read(
-    pieces: Iterable[bytes],
+    pieces: Iterable[bytes | memoryview],
     method: bytes = b"GET",
     *,
     offers: bool = False,
@@ -69,6 +69,15 @@ def read(
         reader.complete and not error and reader.reusable,
         reader.keep_alive_hint,
     )
+
+
+def from_buffer(pieces: Collection[bytes]) -> Iterator[memoryview]:
+    """Give the pieces one after the other in the same buffer, as a connection does."""
+    buffer = bytearray(max(map(len, pieces), default=0))
+    for piece in pieces:
+        buffer[: len(piece)] = piece
+        yield memoryview(buffer)[: len(piece)]
+        buffer[:] = b"!" * len(buffer)
 
 
 def pieces_of(data: bytes, size: int) -> list[bytes]:

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from fastapi_httpx_pool import ClientFactory, ClientSettings, exceptions
+from fastapi_httpx_pool import ClientFactory, ClientSettings, FamilyNotInstalled, exceptions
 from fastapi_httpx_pool.messages import Origin, Request
-from fastapi_httpx_pool.transports import _family, family_named, family_of, handler_for
+from fastapi_httpx_pool.transports import _family, family_named, family_of, handler_for, response_over
 from fastapi_httpx_pool.transports._native import core_error
 from tests.support.carriers import on_both_engines
 from tests.support.families import FAMILIES, module_of
@@ -329,10 +329,61 @@ async def test_neutral_requests(family: Any, whose: str) -> None:
                 assert seen[1] in ("", "abc", "3\r\none\r\n3\r\ntwo\r\n0\r\n\r\n")
 
 
+async def test_neutral_requests_through_anybodys_transport(family: Any) -> None:
+    """So it is with a transport of the user's own; what that raises comes out as ours."""
+    module = module_of(family)
+
+    def answer(request: Any) -> Any:
+        if request.url.path == "/refused":
+            raise module.ConnectError("no")
+        return module.Response(203, content=request.content)
+
+    async with module.AsyncClient(transport=module.MockTransport(answer)) as client:
+        handler = handler_for(client, "http://a.example")
+        headers = [(b"Host", b"a.example"), (b"Content-Length", b"2")]
+        response = await handler(Request(b"POST", Origin(b"http", b"a.example", 80), b"/", headers, b"hi"))
+        assert (response.status, [chunk async for chunk in response.body]) == (203, [b"hi"])
+        await response.aclose()
+        with pytest.raises(exceptions.ConnectError, match="no"):
+            await handler(Request(b"POST", Origin(b"http", b"a.example", 80), b"/refused", headers, b"hi"))
+
+
+async def test_responses_that_were_read(family: Any) -> None:
+    """A response that was read has its body from memory, with its own length; an empty one keeps its headers."""
+    module = module_of(family)
+    for content, headers in ((b"read", {"X-A": "b", "Transfer-Encoding": "chunked"}), (b"", {"Content-Length": "100"})):
+        ours = response_over(module.Response(200, headers=headers, content=content))
+        assert b"".join([chunk async for chunk in ours.body]) == content
+        lengths = [value for name, value in ours.headers if name.lower() == b"content-length"]
+        assert lengths == [b"4" if content else b"100"]
+        await ours.aclose()
+
+
+def test_responses_of_a_synchronous_client(family: Any) -> None:
+    """The response of a synchronous client is refused by name."""
+    module = module_of(family)
+    with scripted(answering(ok())) as upstream, module.Client(trust_env=False) as client:
+        with client.stream("GET", upstream.url) as response, pytest.raises(TypeError, match="synchronous client"):
+            response_over(response)
+
+
 def test_not_a_client(family: Any) -> None:
     """Anything but an AsyncClient of either family is refused by name."""
     with module_of(family).Client() as client, pytest.raises(TypeError, match="would block the event loop"):
         family_of(client)
+
+
+def test_a_family_that_is_missing(family: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A family that is not installed is an ImportError that says how to install it."""
+
+    def import_module(name: str) -> Any:
+        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+    monkeypatch.setattr(_family, "_families", {})
+    monkeypatch.setattr(_family, "import_module", import_module)
+
+    with pytest.raises(FamilyNotInstalled, match="pip install"):
+        family_named(family)
 
 
 def test_a_family_that_is_broken(family: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -93,6 +93,25 @@ async def test_which_engine(family: Any) -> None:
     assert transport_of(family, engine="httpcore").engine_name == "httpcore"
 
 
+@on_the_engine
+async def test_a_reset_in_the_handshake(family: Any) -> None:
+    """
+    A socket whose TLS handshake is reset is closed, and closed once.
+
+    uvloop closes the descriptor below the socket object there; the number may be another's by then.
+    """
+
+    def script(connection: Connection) -> None:
+        connection.reset()
+
+    with scripted(script) as upstream:
+        async with client_of(family) as client:
+            for _ in range(20):
+                with pytest.raises(module_of(family).ConnectError):
+                    await client.get(upstream.url.replace("http:", "https:"))
+    gc.collect()  # complains of sockets that are dropped unclosed
+
+
 # Extensions of responses.
 
 

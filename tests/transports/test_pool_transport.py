@@ -8,6 +8,7 @@ from typing import Any
 import anyio
 import pytest
 
+from fastapi_httpx_pool import ClientFactory, ClientSettings, pool_statistics
 from fastapi_httpx_pool.exceptions import CloseError
 from fastapi_httpx_pool.messages import Response
 from fastapi_httpx_pool.transports._httpcore import (
@@ -20,6 +21,7 @@ from fastapi_httpx_pool.transports._httpcore import (
 from tests.support.carriers import on_both_engines
 from tests.support.families import FAMILIES, module_of
 from tests.support.upstream import Connection, answering, ok, scripted
+from tests.support.watched import Held
 
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("family", FAMILIES)]
 
@@ -188,3 +190,54 @@ async def test_closed_under_a_reader(family: Any, engine: Any) -> None:
                 with anyio.fail_after(5):
                     await response.aclose()
     assert len(errors) == 1
+
+
+@on_both_engines
+async def test_statistics(family: Any, engine: Any) -> None:
+    """What carries, waits and rests is counted for each origin, whichever engine it is."""
+    module = module_of(family)
+    held = Held()
+    with scripted(held) as upstream, scripted(answering(ok())) as other:
+        transport = _transport_class(family)(engine=engine, limits=module.Limits(max_connections=2))
+        async with module.AsyncClient(transport=transport, timeout=None) as client:
+            assert transport.statistics().origins == {}
+            async with anyio.create_task_group() as group:
+                for _ in range(3):
+                    group.start_soon(client.get, upstream.url)
+                await held.arrived(2)
+                await anyio.wait_all_tasks_blocked()
+                found = transport.statistics()
+                assert (found.engine, found.max_connections) == (engine, 2)
+                assert (found.active, found.idle, found.queued) == (2, 0, 1)
+                of_origin = found.origins[upstream.url]
+                assert (of_origin.active, of_origin.idle, of_origin.queued) == (2, 0, 1)
+                held.release()
+            await client.get(other.url)
+            found = transport.statistics()
+            assert (found.active, found.idle, found.queued) == (0, 2, 0)
+            assert found.origins[other.url].idle == 1
+            assert pool_statistics(client) == found
+
+
+async def test_statistics_of_proxied_connections(family: Any) -> None:
+    """Those through a forward proxy, which is httpcore's business, have no origin of their own."""
+    with scripted(answering(ok())) as proxy:
+        transport = _transport_class(family)(proxy=proxy.url)
+        async with module_of(family).AsyncClient(transport=transport) as client:
+            await client.get("http://far.example/")
+            assert transport.statistics().origins["proxied"].idle == 1
+
+
+async def test_statistics_of_whose_client(family: Any) -> None:
+    """``pool_statistics`` takes an injected client, and says what to do about one that keeps none."""
+    module = module_of(family)
+    with scripted(answering(ok())) as upstream:
+        async with ClientFactory(ClientSettings(family=family)) as factory:
+            client = factory.get(None, module.AsyncClient)
+            await client.get(upstream.url)
+            assert pool_statistics(client).idle == factory.statistics().idle == 1
+    async with module.AsyncClient() as bare:
+        with pytest.raises(TypeError, match="keeps no statistics"):
+            pool_statistics(bare)
+    with pytest.raises(TypeError, match=r"is not an httpx\.AsyncClient"):
+        pool_statistics(object())

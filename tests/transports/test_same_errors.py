@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import trustme
 
-from tests.support.engines import BACKENDS
+from tests.support.carriers import ASYNCIO, UVLOOP
 from tests.support.families import FAMILIES, module_of
 from tests.support.ports import deaf_port, free_port
 from tests.support.upstream import LIMIT, Connection, Script, ok, scripted
@@ -28,11 +28,10 @@ LONG = 10.0
 """Seconds that no case should need; what a case is to run into it sets itself."""
 SHORT = 0.05
 
-
-@pytest.fixture(params=BACKENDS, ids=["asyncio", "uvloop"])
-def anyio_backend(request: pytest.FixtureRequest) -> Any:
-    """Where the engine runs."""
-    return request.param
+FAMILIES_AND_LOOPS = [
+    pytest.param(FAMILIES[0], ASYNCIO, id=f"{FAMILIES[0]}-asyncio"),
+    pytest.param(FAMILIES[-1], UVLOOP, id=f"{FAMILIES[-1]}-uvloop"),
+]
 
 
 # What upstreams do.
@@ -522,7 +521,7 @@ def _short(outcome: Any) -> Any:
     return outcome if isinstance(outcome, str) else outcome[0]
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("family", "anyio_backend"), FAMILIES_AND_LOOPS)
 @pytest.mark.parametrize("name", CASES)
 async def test_same_outcome(family: str, name: str) -> None:
     """The engine and httpcore give the same response, or an error of the same class."""
@@ -540,10 +539,10 @@ async def test_same_outcome(family: str, name: str) -> None:
         assert native == own
 
 
-async def test_connecting_takes_too_long() -> None:
+@pytest.mark.parametrize(("family", "anyio_backend"), FAMILIES_AND_LOOPS)
+async def test_connecting_takes_too_long(family: str) -> None:
     """A port that does not answer is the same error too; it has its own test, because its listener is one."""
     with deaf_port() as port:
-        for family in FAMILIES:
-            for engine in ("own", "httpcore", "native"):
-                case = Case(act=lambda client, url: client.get(f"http://127.0.0.1:{port}"), timeout={"connect": SHORT})
-                assert await outcome_of(case, family, engine) == "ConnectTimeout"
+        case = Case(act=lambda client, url: client.get(f"http://127.0.0.1:{port}"), timeout={"connect": SHORT})
+        for engine in ("own", "httpcore", "native"):
+            assert await outcome_of(case, family, engine) == "ConnectTimeout"
