@@ -216,13 +216,19 @@ class Connection(asyncio.BufferedProtocol, Alarm):
         if self._flushed and not self.unsent:
             self.transport.close()  # TLS has a buffer of its own below, which it flushes within ``GOODBYE``
         else:
-            self.transport.abort()
+            self._abort()
 
     def give_up(self) -> None:
         """Close what there is of it, before the pool has had it."""
         self._closed = True
         if hasattr(self, "transport"):
+            self._abort()
+
+    def _abort(self) -> None:
+        try:
             self.transport.abort()
+        except RuntimeError:  # the event loop is closed
+            self.sock.close()
 
     def is_readable(self) -> bool:
         """Whether anything has come that the loop has not read yet: bytes, or the peer's end. Not once it is closing."""

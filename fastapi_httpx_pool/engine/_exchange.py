@@ -616,6 +616,8 @@ class Exchange:
     def give_up(self, reason: str) -> None:
         """Close the connection, if there still is one; what waits is woken. Harmless twice."""
         connection, self.connection = self.connection, None
+        if self._keeper.loop.is_closed():
+            return  # the pool lets go of its sockets
         if connection is not None:
             connection.holder = None
             connection.due = inf

@@ -138,7 +138,7 @@ class Pool:
                 again = self._again(exchange, exc)
                 if again is None:
                     self._abort(exchange, exc)
-                    if exchange.upload is not None:
+                    if exchange.upload is not None and not self.loop.is_closed():
                         await exchange.settle()
                     raise
                 exchange = again
@@ -220,6 +220,8 @@ class Pool:
 
     def _give_up_turn(self, turn: "_Turn") -> None:
         """Leave the queue; what has been handed over already goes back."""
+        if self.loop.is_closed():
+            return
         origin, granted = turn.waiter.origin, turn.waiter.granted
         if granted is None:
             self._books.leave(turn.waiter)
@@ -335,6 +337,8 @@ class Pool:
 
     def _abort(self, exchange: Exchange, exc: BaseException) -> None:
         """End an exchange that has no response, wherever it was."""
+        if self.loop.is_closed():
+            return  # it is collected as garbage, and so are all who could be told
         error = type(exc).__name__
         exchange.counters.failures[error] = exchange.counters.failures.get(error, 0) + 1
         exchange.give_up("cancelled" if isinstance(exc, asyncio.CancelledError) else "failed")

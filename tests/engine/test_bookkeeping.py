@@ -594,9 +594,9 @@ def queueing(many: int) -> Callable[[], object]:
 
 def leaving(many: int) -> Callable[[], object]:
     """Leave the middle of a long queue."""
-    books = full_with_queue(many)
+    books = full_with_queue(many // 2)
     waiter = queued(books, A)
-    for _ in range(many):
+    for _ in range(many // 2):
         queued(books, B)
     return lambda: books.leave(waiter)
 
@@ -1042,7 +1042,7 @@ class Machine(RuleBasedStateMachine):
 
 TestMachine: Any = Machine.TestCase
 TestMachine.settings = settings(
-    max_examples=100,
+    max_examples=70,
     stateful_step_count=60,
     deadline=None,
     database=None,

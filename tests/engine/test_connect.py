@@ -142,12 +142,15 @@ async def test_b_connect_error(names: Names, case: str) -> None:
 @needs_proc
 async def test_k8_no_file_left() -> None:
     """With no file descriptor left, a request fails, and the next one succeeds when there is one again."""
-    with scripted(answering(ok())) as upstream:
+    # Nobody listens at first: a thread that does would want a number too.
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         async with running(Limits(max_connections=1)) as engine:
             with _no_file_left(), pytest.raises(ConnectError, match="Too many open files"):
-                await fetch(engine, upstream.url)
+                await fetch(engine, url)
             assert_quiet(engine)
-            assert await fetch(engine, upstream.url) == b"ok"
+            with scripted(answering(ok()), listener=listener.dup()):
+                assert await fetch(engine, url) == b"ok"
 
 
 async def test_k8_no_port_left(names: Names) -> None:
@@ -169,15 +172,17 @@ async def test_b_socket_that_somebody_closed_under_its_transport() -> None:
     loop = asyncio.get_running_loop()
     theirs, other = socket.socketpair()
     transport, _ = await loop.create_connection(asyncio.Protocol, sock=theirs)
-    with other, scripted(answering(ok())) as upstream:
+    with other, socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         async with running() as engine:
             with _number_closed_under(theirs):
                 with pytest.raises(ConnectError, match="is used by transport"):
-                    await fetch(engine, upstream.url)
+                    await fetch(engine, url)
                 assert_quiet(engine)
             transport.abort()
             await turn(3)
-            assert await fetch(engine, upstream.url) == b"ok"
+            with scripted(answering(ok()), listener=listener.dup()):
+                assert await fetch(engine, url) == b"ok"
 
 
 @contextmanager

@@ -19,8 +19,10 @@ import uvloop
 
 from fastapi_httpx_pool.engine import ConnectOptions, Engine, Limits, _engine
 from fastapi_httpx_pool.exceptions import ClientClosed, ReadError
+from fastapi_httpx_pool.messages import Response
 from tests.support import forking_engine
 from tests.support.engines import LIMIT, assert_quiet, fetch, request_to, turn
+from tests.support.ports import deaf_port
 from tests.support.tls import Authority
 from tests.support.upstream import Connection, answering, ok, scripted
 from tests.support.watched import Held, Watched
@@ -110,6 +112,70 @@ def test_m2_back_and_forth() -> None:
                 loop.run_until_complete(turn(3))
                 loop.close()
         assert upstream.accepted == 2
+
+
+@pytest.mark.parametrize("new_loop", NEW_LOOPS)
+def test_m2_response_of_a_closed_loop(new_loop: NewLoop) -> None:
+    """A response, or another protocol's stream, that outlived its loop can still be closed."""
+    switch = b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: other\r\n\r\n"
+
+    def script(connection: Connection) -> None:
+        connection.send(switch if b"upgrade" in connection.read_head() else ok(b"x" * 50)[:-10])
+        connection.wait_until_closed()
+
+    watched = Watched(script)
+    with left_open(), scripted(watched) as upstream:
+        engine = Engine()
+        headers = [(b"Connection", b"upgrade"), (b"Upgrade", b"other")]
+
+        async def open_both() -> list[Response]:
+            return [await engine(request_to(upstream.url)), await engine(request_to(upstream.url, headers=headers))]
+
+        async def close(response: Response) -> None:
+            await response.aclose()
+
+        for response in run(new_loop, open_both()):
+            run(new_loop, close(response))
+        engine.close()
+        assert watched.none_open_now()
+
+
+@pytest.mark.parametrize("new_loop", NEW_LOOPS)
+def test_m2_tasks_of_a_closed_loop(new_loop: NewLoop, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests that were under way when their loop was closed under them are collected in silence."""
+    complaints: list[Any] = []
+    monkeypatch.setattr(sys, "unraisablehook", complaints.append)
+    held = Held()
+    tasks: list[asyncio.Future[Any]] = []
+
+    async def begin(engine: Engine) -> None:
+        urls = [held_url, held_url, *[f"http://127.0.0.1:{deaf}"] * 2]
+        tasks.extend(asyncio.ensure_future(fetch(engine, url)) for url in urls)
+        await held.arrived(2)
+        tasks.extend(asyncio.ensure_future(fetch(engine, held_url)) for _ in range(2))
+        await turn(2)
+        assert (engine.statistics().active, engine.statistics().queued) == (4, 2)
+
+    logging.getLogger("asyncio").addFilter(_is_no_pending_task)
+    try:
+        with left_open(), scripted(held) as upstream, deaf_port() as deaf:
+            held_url = upstream.url
+            engine = Engine(Limits(max_connections=4))
+            loop = new_loop()
+            loop.run_until_complete(begin(engine))
+            loop.close()
+            while tasks:
+                tasks.pop(0)
+                gc.collect()
+            engine.close()
+            held.release()
+    finally:
+        logging.getLogger("asyncio").removeFilter(_is_no_pending_task)
+    assert [(one.exc_type, one.exc_value) for one in complaints] == []
+
+
+def _is_no_pending_task(record: logging.LogRecord) -> bool:
+    return "Task was destroyed but it is pending" not in record.getMessage()
 
 
 class Thread:

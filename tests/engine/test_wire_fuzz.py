@@ -66,7 +66,7 @@ def damaged(draw: st.DrawFn) -> bytes:
 methods = st.sampled_from([b"GET", b"GET", b"HEAD", b"CONNECT"])
 
 
-@settings(BOUNDED, max_examples=600)
+@settings(BOUNDED, max_examples=400)
 @given(damaged(), methods, st.booleans(), places, st.sampled_from([300, 100_000]))
 @example(b"HTTP/1.1 200 OK\nContent-Length: 5\n\r\nEVIL\r\n\r\n", b"HEAD", False, [17], 300)
 @example(b"HTTP/1.1 200 OK\r\nA: b\r\nC: d\r\n\r\n", b"HEAD", False, [21], 300)
@@ -233,7 +233,7 @@ def made(draw: st.DrawFn, method: bytes) -> Made:
     return Made(before + head + after, told, until_the_end=framing == "end" and not bodiless)
 
 
-@settings(BOUNDED, max_examples=300)
+@settings(BOUNDED, max_examples=100)
 @given(st.data(), st.sampled_from([b"GET", b"GET", b"HEAD"]), places)
 def test_well_formed_as_h11(data: st.DataObject, method: bytes, at: list[int]) -> None:
     """A well-formed response is read as it was made, and as h11 reads it, and ends where it ends."""
@@ -289,7 +289,7 @@ def _as_server(head: bytes, body: bytes) -> tuple[h11.Request, bytes]:
     return request, received
 
 
-@settings(BOUNDED, max_examples=600)
+@settings(BOUNDED, max_examples=300)
 @given(
     st.tuples(st.one_of(tokens, anything), st.one_of(st.just(b"/a?b=c"), anything.map(lambda path: b"/" + path))),
     st.lists(st.tuples(wild_names, wild_values), max_size=4),
@@ -326,7 +326,7 @@ def test_accepted_requests_as_h11(
     assert list(request.headers) == meant
 
 
-@settings(BOUNDED, max_examples=200)
+@settings(BOUNDED, max_examples=80)
 @given(st.tuples(tokens, st.just(b"/")), headers, st.sampled_from(framings))
 def test_well_formed_requests_are_accepted(
     line: tuple[bytes, bytes], lines: list[Header], framing: list[Header]

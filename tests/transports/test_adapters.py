@@ -362,9 +362,13 @@ async def test_responses_that_were_read(family: Any) -> None:
 def test_responses_of_a_synchronous_client(family: Any) -> None:
     """The response of a synchronous client is refused by name."""
     module = module_of(family)
-    with scripted(answering(ok())) as upstream, module.Client(trust_env=False) as client:
-        with client.stream("GET", upstream.url) as response, pytest.raises(TypeError, match="synchronous client"):
-            response_over(response)
+    with (
+        scripted(answering(ok())) as upstream,
+        module.Client(trust_env=False) as client,
+        client.stream("GET", upstream.url) as response,
+        pytest.raises(TypeError, match="synchronous client"),
+    ):
+        response_over(response)
 
 
 def test_not_a_client(family: Any) -> None:

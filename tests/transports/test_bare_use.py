@@ -349,6 +349,20 @@ def test_in_one_loop_after_the_other(family: Any) -> None:
         gc.collect()
 
 
+def test_made_before_trio(family: Any) -> None:
+    """A transport that was made before anybody knew that trio would run goes to httpcore by itself."""
+
+    async def ask(url: str) -> None:
+        async with module_of(family).AsyncClient(transport=transport, trust_env=False) as client:
+            assert (await client.get(url)).text == "ok"
+            assert [connection.is_idle() for connection in transport._pool.connections] == [True]
+
+    transport = transport_of(family)
+    with scripted(answering(ok())) as upstream:
+        anyio.run(ask, upstream.url, backend="trio")
+    assert transport._pool.connections == []
+
+
 @on_the_engine
 async def test_it_is_closed_with_its_client(family: Any) -> None:
     """Leaving the client, or the transport, closes every connection; sending then is an error that says so."""
