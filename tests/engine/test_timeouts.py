@@ -207,13 +207,14 @@ def keep_the_loop_busy(sent: threading.Event) -> None:
 # Total.
 
 
-@pytest.mark.parametrize("total", [1e-6, SHORT])
+@pytest.mark.parametrize(
+    ("total", "others"), [(1e-6, Timeouts()), (SHORT, Timeouts(10, 10, 10, 10))], ids=["alone", "with others"]
+)
 @pytest.mark.parametrize(
     "said",
     [b"", b"HTTP/1.1 200 OK\r\nConte", b"HTTP/1.1 102 Processing\r\n\r\n", HEAD, HEAD + b"hello"],
     ids=["nothing", "half a head", "1xx", "head", "body"],
 )
-@pytest.mark.parametrize("others", [Timeouts(), Timeouts(10, 10, 10, 10)], ids=["alone", "with others"])
 async def test_total_limit(total: float, said: bytes, others: Timeouts) -> None:
     """The whole exchange has to be over in time, whatever it is at."""
     with scripted(hanging(said)) as upstream:
