@@ -571,7 +571,11 @@ class Exchange:
     def _finish(self) -> None:
         """The response is complete: give the connection back, unless the request is still being sent."""
         connection = self.connection
-        if connection is None or self.reader.upgraded:
+        if connection is None:
+            return
+        if self.reader.upgraded:
+            if len(self.reader.surplus) > HIGH_WATER:
+                self._pause()
             return
         if (self.sending or self._rest is not None) and not self._has_been_sent(connection):
             return

@@ -438,9 +438,9 @@ class ResponseReader:
             return
         if parser.get_http_version() == "1.0":
             self.http_version = b"HTTP/1.0"
-        self.has_head = True
         if status == 101 or (self._is_connect and status < 300):  # noqa: PLR2004 -- success
             self._switch()
+        self.has_head = True
         self._head_left = self._max_head_size  # for the trailers
         self._read_framing()
 
@@ -455,7 +455,7 @@ class ResponseReader:
     def _switch(self) -> None:
         if self.status == 101 and not self._may_upgrade:  # noqa: PLR2004
             raise RemoteProtocolError("the server switched to a protocol that the request did not offer")
-        self.complete = self.upgraded = True
+        self.has_head = self.complete = self.upgraded = True
         raise _Stop
 
     def _read_framing(self) -> None:

@@ -17,11 +17,15 @@ from tests.support.engines import (
     Events,
     assert_quiet,
     fetch,
+    pool_of,
+    request_to,
     running,
     turn,
+    until,
 )
 from tests.support.tls import Authority
 from tests.support.upstream import Connection, answering, ok, scripted
+from tests.support.watched import Held
 
 pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("anyio_backend", BACKENDS, ids=["asyncio", "uvloop"])]
 
@@ -147,3 +151,48 @@ async def test_idle_connection_dies_while_a_trace_is_told() -> None:
             trace = Pausing("http11.send_request_headers.started", until)
             assert await fetch(engine, upstream.url, extensions={"trace": trace}) == b"1"
             assert engine.statistics().origins[upstream.url].retried == 1
+
+
+async def test_lost_with_nothing_left_to_read() -> None:
+    """A connection that breaks ends its exchange with the reason, if the peer said nothing before."""
+    held = Held()
+    with scripted(held) as upstream:
+        async with running() as engine:
+            sending = asyncio.ensure_future(fetch(engine, upstream.url))
+            await held.arrived()
+            (connection,) = pool_of(engine)._connections
+            connection.connection_lost(OSError("the cable was cut"))
+            with pytest.raises(ReadError, match="the cable was cut"):
+                await sending
+            assert_quiet(engine)
+            held.release()
+
+
+async def test_read_while_it_is_closing() -> None:
+    """What has come of a response is read to its end, though the connection is just being lost."""
+    with scripted(answering(ok(b"x" * 20_000_000))) as upstream:
+        async with running() as engine:
+            response = await engine(request_to(upstream.url))
+            (connection,) = pool_of(engine)._connections
+            await until(lambda: not connection._reading)
+            connection.transport.abort()
+            chunks = aiter(response.body)
+            assert len(await anext(chunks)) > 65536
+            with pytest.raises(RemoteProtocolError, match="without sending complete message body"):
+                await anext(chunks)
+            assert_quiet(engine)
+
+
+async def test_bytes_while_it_is_closing() -> None:
+    """More than is kept at a time is no reason to stop reading from a connection that is being lost."""
+    with scripted(answering(ok(b"x" * 20_000_000)[:100])) as upstream:
+        async with running() as engine:
+            response = await engine(request_to(upstream.url))
+            (connection,) = pool_of(engine)._connections
+            connection.transport.abort()
+            connection.data_received(b"x" * 1_000_000)
+            chunks = aiter(response.body)
+            assert len(await anext(chunks)) >= 1_000_000
+            with pytest.raises(RemoteProtocolError, match="without sending complete message body"):
+                await anext(chunks)
+            assert_quiet(engine)

@@ -93,6 +93,13 @@ async def read_exactly(tunnel: Tunnel, count: int) -> bytes:
     return data
 
 
+async def write_on(tunnel: Tunnel) -> None:
+    """Write again and again."""
+    for _ in range(100):
+        await tunnel.write(PIECE)
+        await turn()
+
+
 class TestOpening:
     """What becomes a tunnel, and what does not."""
 
@@ -504,9 +511,7 @@ class TestEnd:
                 response, tunnel = await open_tunnel(engine, upstream.url)
                 assert await tunnel.read(100) == b""
                 with pytest.raises(WriteError):
-                    for _ in range(100):
-                        await tunnel.write(PIECE)
-                        await turn()
+                    await write_on(tunnel)
                 assert_quiet(engine)
                 await response.aclose()
                 assert_quiet(engine)
@@ -546,11 +551,11 @@ def then_tls(context: ssl.SSLContext) -> Callable[[Connection], None]:
 
     def then(connection: Connection) -> None:
         try:
-            sock = context.wrap_socket(connection.sock, server_side=True)
+            connection.sock = context.wrap_socket(connection.sock, server_side=True)
         except OSError:
             return
-        while data := sock.recv(65536):
-            sock.sendall(data)
+        with connection.sock:
+            echo(connection)
 
     return then
 
@@ -584,7 +589,7 @@ class TestTls:
         with scripted(script) as upstream:
             async with running() as engine:
                 _, tunnel = await self.connect(engine, upstream.url)
-                with pytest.raises(ConnectError, match="(?i)hostname mismatch") as raised:
+                with pytest.raises(ConnectError, match=r"(?i)hostname mismatch") as raised:
                     await tunnel.start_tls(authority.client(), "example.org")
                 assert isinstance(raised.value.__cause__, ssl.SSLError)
                 assert_quiet(engine)
