@@ -60,14 +60,14 @@ class Origin(Generic[ConnectionT]):
     __slots__ = ("idle", "key", "leases", "open", "parked", "waiting")
 
     def __init__(self, key: Hashable) -> None:
-        self.key = key
+        self.key: Hashable = key
         self.idle: dict[ConnectionT, None] = {}
         """Last in, first out: the one used last is the least likely to have been closed."""
-        self.open = 0
+        self.open: int = 0
         """Connections, idle ones and those being opened included."""
-        self.leases = 0
+        self.leases: int = 0
         """How many hold a place at this origin: a connection, or a turn in the pool's queue."""
-        self.waiting = 0
+        self.waiting: int = 0
         self.parked: OrderedDict[Waiter[ConnectionT], None] = OrderedDict()
         """Those who wait for a place at this origin."""
 

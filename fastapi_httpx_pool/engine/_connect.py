@@ -22,6 +22,7 @@ from aiohappyeyeballs import start_connection
 from ..exceptions import ConnectError, ConnectTimeout
 from ..messages import Origin
 from ._connection import Connection
+from ._tunnel import ConnectionInfo
 
 __all__ = ("ConnectOptions", "Connector", "SocketOption")
 
@@ -125,7 +126,7 @@ class Connector:
         try:
             async with limit:
                 with ExitStack() as undo:
-                    sock = await self._socket(origin, note, undo)
+                    sock = await self._socket(origin, seconds, note, undo)
                     connection = make()
                     connection.sock = sock
                     undo.callback(connection.give_up)
@@ -139,19 +140,25 @@ class Connector:
         except (OSError, ValueError, OverflowError) as exc:  # ssl.SSLError and UnicodeError among them
             raise ConnectError(str(exc) or f"{type(exc).__name__} while connecting to {_where(origin)}") from exc
 
-    async def _socket(self, origin: Origin, note: "Note | None", undo: ExitStack) -> socket.socket:
+    async def _socket(
+        self, origin: Origin, seconds: float | None, note: "Note | None", undo: ExitStack
+    ) -> socket.socket:
         """Return a connected socket, which ``undo`` closes."""
         path = self._options.uds
+        limits: dict[str, Any] = {"timeout": seconds, "socket_options": self._options.socket_options}
         if path is not None:
-            async with _noted(note, "connection.connect_unix_socket", {"path": path}):
+            async with _noted(note, "connection.connect_unix_socket", {"path": path, **limits}) as outcome:
                 sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
                 undo.callback(_let_go, sock, _inode_of(sock))
                 await self._connect_unix(sock, path)
+                outcome["return_value"] = _SocketInfo(sock)
         else:
             host, port, local = origin.host.decode("ascii"), origin.port, self._options.local_address
-            async with _noted(note, "connection.connect_tcp", {"host": host, "port": port, "local_address": local}):
+            info = {"host": host, "port": port, "local_address": local, **limits}
+            async with _noted(note, "connection.connect_tcp", info) as outcome:
                 sock = await self._tcp_socket(host, port, local)
                 undo.callback(_let_go, sock, _inode_of(sock))
+                outcome["return_value"] = _SocketInfo(sock)
         return sock
 
     async def _connect_unix(self, sock: socket.socket, path: str) -> None:
@@ -210,7 +217,7 @@ class Connector:
             raise ConnectError("https needs a TLS context, and this engine was given none")
         name = _tls_name(sni or origin.host)
         info = {"ssl_context": context, "server_hostname": name, "timeout": None}
-        async with _noted(note, "connection.start_tls", info):
+        async with _noted(note, "connection.start_tls", info) as outcome:
             tls = {
                 "ssl": context,
                 "server_hostname": name,
@@ -220,6 +227,7 @@ class Connector:
             }
             await self._create(connection, sock, tls)
             _check_protocol(connection)
+            outcome["return_value"] = ConnectionInfo(connection)
 
     async def _create(self, connection: Connection, sock: socket.socket, tls: dict[str, Any]) -> None:
         if self._options.uds is not None:
@@ -278,17 +286,34 @@ Note = Callable[[str, dict[str, Any]], Awaitable[None]]
 
 
 @asynccontextmanager
-async def _noted(note: Note | None, name: str, info: dict[str, Any]) -> AsyncIterator[None]:
+async def _noted(note: Note | None, name: str, info: dict[str, Any]) -> AsyncIterator[dict[str, Any]]:
+    outcome: dict[str, Any] = {"return_value": None}
     if note is None:
-        yield
+        yield outcome
         return
     await note(f"{name}.started", info)
     try:
-        yield
+        yield outcome
     except BaseException as exc:
         await note(f"{name}.failed", {"exception": exc})
         raise
-    await note(f"{name}.complete", {"return_value": None})
+    await note(f"{name}.complete", outcome)
+
+
+@final
+class _SocketInfo:
+    """Tells about a connected socket, as a response's ``network_stream`` does later."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+
+    def get_extra_info(self, name: str) -> Any:
+        """Return ``client_addr``, ``server_addr`` or ``socket``."""
+        if name == "client_addr":
+            return self._sock.getsockname()
+        if name == "server_addr":
+            return self._sock.getpeername()
+        return self._sock if name == "socket" else None
 
 
 @final

@@ -89,6 +89,7 @@ class Connection(asyncio.BufferedProtocol, Alarm):
         "write_paused",
     )
 
+    due: float
     transport: asyncio.Transport
     sock: socket.socket
     counters: Counters
@@ -100,21 +101,21 @@ class Connection(asyncio.BufferedProtocol, Alarm):
         self._closed = False
         self._flushed = False
         self._reading = True
-        self.origin = origin
+        self.origin: Origin[Connection] = origin
         self.holder: Holder | None = None
-        self.write_paused = False
-        self.exchanges = 0
+        self.write_paused: bool = False
+        self.exchanges: int = 0
         """How many it has carried or carries."""
-        self.since = 0.0
+        self.since: float = 0.0
         """When it was opened, in the loop's time."""
-        self.ends = inf
+        self.ends: float = inf
         """When it is too old to be used again, likewise."""
-        self.idle_since = 0.0
+        self.idle_since: float = 0.0
         """When it was given back last, likewise."""
-        self.rest = inf
+        self.rest: float = inf
         """Seconds that it may be idle."""
-        self.bytes_in = 0
-        self.bytes_out = 0
+        self.bytes_in: int = 0
+        self.bytes_out: int = 0
 
     # asyncio's callbacks.
 

@@ -246,6 +246,7 @@ class Exchange:
         # If it has been stopped, it matters no more how it ended.
         if error is not None and self._goes_on():
             self.fail(error, "body failed")
+        self.upload = None  # its frames may hold this
         self._sent()
         self._wake()
 
@@ -432,6 +433,7 @@ class Exchange:
             error = WriteError(str(exc or "") or "the connection was lost while the request was being sent")
             error.__cause__ = exc
             self._error = self._error or error
+        self.reader.stop()
         self._keeper.broken_off(self, connection, "peer")
         self._stop_upload()
         self._wake()
@@ -623,6 +625,7 @@ class Exchange:
         if self._keeper.loop.is_closed():
             return  # the pool lets go of its sockets
         if connection is not None:
+            self.reader.stop()
             connection.holder = None
             connection.due = inf
             self._keeper.broken_off(self, connection, reason)

@@ -9,15 +9,17 @@ Whatever interrupts a wait, the lease is given back in the same step, without an
 
 import asyncio
 import contextlib
+import logging
 import random
 import sys
 import traceback
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from functools import partial
 from math import inf
-from typing import Any, Final, final
+from typing import Any, Final, cast, final
 
-from ..events import ConnectionClosed, ConnectionOpened, ExchangeEnded, Observer, RequestQueued
+from ..events import ConnectionClosed, ConnectionOpened, Event, ExchangeEnded, Observer, RequestQueued
 from ..exceptions import (
     ClientClosed,
     LocalProtocolError,
@@ -43,6 +45,8 @@ __all__ = ("Limits", "Pool")
 
 READ_SIZE: Final = 64 * 1024
 """Bytes that are read at a time; more of them would be more memory for each response that nobody reads."""
+_logger = logging.getLogger("fastapi_httpx_pool.engine")
+
 GRACE: Final = 0.1
 """Seconds that idle connections beyond the limit are kept, because the next request is often on its way."""
 PATIENCE: Final = 1
@@ -203,7 +207,7 @@ class Pool:
     async def _queue(self, exchange: Exchange) -> Connection | None:
         """Wait for a lease: of a connection, or of a new one."""
         if self._observer is not None:
-            self._observer(RequestQueued(exchange.request.origin))
+            self._tell(RequestQueued(exchange.request.origin))
         turn = _Turn(self, exchange)
         self._turns.add(turn)
         try:
@@ -268,7 +272,7 @@ class Pool:
         exchange.counters.opened += 1
         self._connections.add(connection)
         if self._observer is not None:
-            self._observer(ConnectionOpened(exchange.request.origin, now - began))
+            self._tell(ConnectionOpened(exchange.request.origin, now - began))
         if self.is_closed or connection.is_closing:
             self.closed(connection, "shutdown" if self.is_closed else "peer")
             connection.give_up()
@@ -358,7 +362,14 @@ class Pool:
         if self._observer is not None:
             request, status = exchange.request, exchange.reader.status if exchange.reader.has_head else None
             seconds = self.timer.now() - exchange.created_at
-            self._observer(ExchangeEnded(request.origin, request.method, status, seconds, error))
+            self._tell(ExchangeEnded(request.origin, request.method, status, seconds, error))
+
+    def _tell(self, event: Event) -> None:
+        try:
+            cast("Observer", self._observer)(event)
+        except Exception:
+            # It is called in the middle of decisions that must be carried through.
+            _logger.exception("the observer %r raised on %r", self._observer, event)
 
     # What exchanges say.
 
@@ -438,7 +449,7 @@ class Pool:
         closed[reason] = closed.get(reason, 0) + 1
         if self._observer is not None:
             age = self.timer.now() - connection.since
-            self._observer(ConnectionClosed(connection.counters.origin, reason, age, connection.exchanges))
+            self._tell(ConnectionClosed(connection.counters.origin, reason, age, connection.exchanges))
 
     # What there is.
 
@@ -551,6 +562,11 @@ class Pool:
             connection.sock.close()
 
 
+def _wake(future: "asyncio.Future[None]") -> None:
+    if not future.done():
+        future.set_result(None)
+
+
 @final
 class _Turn(Alarm):
     """One request in the queue."""
@@ -562,16 +578,13 @@ class _Turn(Alarm):
         self._pool = pool
         self._exchange = exchange
         self.future: asyncio.Future[None] = pool.loop.create_future()
-        self.waiter = pool._books.wait(exchange.origin, self._wake)
+        # A method of ours would be a circle.
+        self.waiter = pool._books.wait(exchange.origin, partial(_wake, self.future))
         seconds = exchange.request.timeouts.pool
         if seconds is not None or exchange.end != inf:
             now = pool.timer.now()
             due = exchange.end if seconds is None else min(now + seconds, exchange.end)
             pool.timer.set(self, due, now)
-
-    def _wake(self) -> None:
-        if not self.future.done():
-            self.future.set_result(None)
 
     def fail(self, error: Exception) -> None:
         """End the wait."""

@@ -7,7 +7,6 @@ microsecond on: finding one's bucket is asking a number for its bit length.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Final, final
 
 from ..messages import Origin
@@ -93,19 +92,19 @@ class Counters:
     )
 
     def __init__(self, origin: Origin) -> None:
-        self.origin = origin
-        self.requests = 0
-        self.seen = 0
+        self.origin: Origin = origin
+        self.requests: int = 0
+        self.seen: int = 0
         """How many there had been when it was last thought of forgetting this origin."""
-        self.opened = 0
-        self.reused = 0
-        self.retried = 0
-        self.bytes_in = 0
-        self.bytes_out = 0
+        self.opened: int = 0
+        self.reused: int = 0
+        self.retried: int = 0
+        self.bytes_in: int = 0
+        self.bytes_out: int = 0
         self.closed: dict[str, int] = {}
         self.failures: dict[str, int] = {}
-        self.queue_wait = Times()
-        self.first_byte = Times()
+        self.queue_wait: Times = Times()
+        self.first_byte: Times = Times()
 
 
 @final
@@ -170,8 +169,8 @@ def statistics_of(counters: Counters, *, active: int, idle: int, queued: int) ->
         opened=counters.opened,
         reused=counters.reused,
         retried=counters.retried,
-        closed=MappingProxyType(dict(counters.closed)),
-        failures=MappingProxyType(dict(counters.failures)),
+        closed=dict(counters.closed),
+        failures=dict(counters.failures),
         bytes_in=counters.bytes_in,
         bytes_out=counters.bytes_out,
         queue_wait=counters.queue_wait.snapshot(),

@@ -309,6 +309,10 @@ class ResponseReader:
             )
         self.complete = True
         self.reusable = False
+        self.stop()
+
+    def stop(self) -> None:
+        """Parse no more. The parser holds our methods, and would keep us alive."""
         self._parser = None
 
     # Before the head is whole.
@@ -377,7 +381,7 @@ class ResponseReader:
                 raise RemoteProtocolError(f"{exc}; it came in {_excerpt(data)}") from None
             self.reusable = False  # the response was good, what came behind it is not
         if self.complete:
-            self._parser = None  # which holds our methods, and would keep us alive
+            self.stop()
 
     def _count_overhead(self, size: int) -> None:
         # Trailers and chunk extensions: llhttp tells of them at their end, if they ever end.

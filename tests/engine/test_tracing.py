@@ -1,8 +1,10 @@
 """The ``trace`` extension: httpcore's events, by name and in order, and what a tracing function may do (checklist A5, A6)."""
 
 import asyncio
+import socket
 import threading
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import httpcore
@@ -101,7 +103,6 @@ async def by_httpcore(
         response = await pool.handle_async_request(request)
         try:
             if not unread:
-                assert isinstance(response.stream, object)
                 async for _ in response.stream:  # type: ignore[union-attr] # it is an async one
                     pass
         finally:
@@ -130,7 +131,8 @@ SCENARIOS: dict[str, tuple[Script, dict[str, Any]]] = {
     "post": (answering(ok()), {"method": b"POST", "body": b"hello"}),
     "pieces": (answering(ok()), {"method": b"POST", "body": [b"hel", b"lo"]}),
     "server error": (answering(b"HTTP/1.1 500 Oh\r\nConnection: close\r\nContent-Length: 0\r\n\r\n", times=1), {}),
-    "unread": (answering(ok()), {"unread": True}),
+    # Once: httpcore closes the connection of a response that nobody has read.
+    "unread": (answering(ok()), {"unread": True, "times": 1}),
     "without an answer": (saying(b""), {}),
     "half a head": (saying(b"HTTP/1.1 200 OK\r\nCon"), {}),
     "garbage": (saying(b"garbage\r\n\r\n"), {}),
@@ -141,8 +143,14 @@ SCENARIOS: dict[str, tuple[Script, dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])
-@pytest.mark.parametrize("name", SCENARIOS)
+OVER_TLS = ["get", "half a body"]
+
+
+@pytest.mark.parametrize(
+    ("name", "secure"),
+    [*((name, False) for name in SCENARIOS), *((name, True) for name in OVER_TLS)],
+    ids=[*SCENARIOS, *(f"{name}, tls" for name in OVER_TLS)],
+)
 async def test_a6_same_events_as_httpcore(name: str, *, secure: bool) -> None:
     """Names, order and what is told: the first request on a connection, and the next."""
     authority, (script, options) = Authority(), SCENARIOS[name]
@@ -150,15 +158,13 @@ async def test_a6_same_events_as_httpcore(name: str, *, secure: bool) -> None:
     for native in (True, False):
         trace = Recorder()
         with scripted(script, authority.server() if secure else None) as upstream:
-            for _ in range(2):
-                pass
-            request = {"method": b"GET", "unread": False, **options}
-            body = request.pop("body", None)
+            request: dict[str, Any] = {"method": b"GET", "unread": False, **options}
+            body, times = request.pop("body", None), request.pop("times", 2)
             async with (
                 running(options=ConnectOptions(ssl_context=authority.client()), retry=False) as engine,
                 httpcore.AsyncConnectionPool(ssl_context=authority.client()) as pool,
             ):
-                for _ in range(2):
+                for _ in range(times):
                     made = Source(body) if isinstance(body, list) else body
                     if native:
                         await by_engine(engine, trace, upstream.url, body=made, **request)
@@ -166,7 +172,6 @@ async def test_a6_same_events_as_httpcore(name: str, *, secure: bool) -> None:
                         await by_httpcore(pool, trace, upstream.url, body=made, **request)
         traces.append(trace)
     ours, theirs = traces
-    assert ours.names == theirs.names
     assert ours.shape == theirs.shape
 
 
@@ -181,7 +186,7 @@ async def test_a6_refused() -> None:
     assert ours.names == ["connection.connect_tcp.started", "connection.connect_tcp.failed"]
 
 
-async def test_a6_retries(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a6_retries() -> None:
     """So are further attempts."""
     url = f"http://127.0.0.1:{free_port()}"
     ours, theirs = Recorder(), Recorder()
@@ -232,6 +237,44 @@ async def test_a6_reading_on_is_told_once() -> None:
         "http11.response_closed.started",
         "http11.response_closed.complete",
     ]
+
+
+async def test_a6_connections() -> None:
+    """What connecting has returned tells about the connection, as httpcore's streams do."""
+    trace, authority = Recorder(), Authority()
+    with scripted(answering(ok()), authority.server()) as upstream:
+        async with running(options=ConnectOptions(ssl_context=authority.client())) as engine:
+            request = request_to(upstream.url, extensions={"trace": trace}, timeouts=Timeouts(connect=5.0))
+            response = await engine(request)
+            tcp = trace.of("connection.connect_tcp.complete")["return_value"]
+            assert tcp.get_extra_info("server_addr") == ("127.0.0.1", upstream.port)
+            assert tcp.get_extra_info("client_addr") == tcp.get_extra_info("socket").getsockname()
+            assert tcp.get_extra_info("ssl_object") is None
+            tls = trace.of("connection.start_tls.complete")["return_value"]
+            assert tls.get_extra_info("ssl_object").version() == "TLSv1.3"
+            await read(response)
+    assert trace.of("connection.connect_tcp.started") == {
+        "host": "127.0.0.1",
+        "port": upstream.port,
+        "local_address": None,
+        "timeout": 5.0,
+        "socket_options": (),
+    }
+
+
+async def test_a6_unix_socket(tmp_path: Path) -> None:
+    """Connecting to a Unix domain socket has a name of its own."""
+    path = str(tmp_path / "socket")
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(path)
+    listener.listen()
+    ours, theirs = Recorder(), Recorder()
+    with scripted(answering(ok()), listener=listener):
+        async with running(options=ConnectOptions(uds=path)) as engine, httpcore.AsyncConnectionPool(uds=path) as pool:
+            await by_engine(engine, ours, "http://127.0.0.1:80", b"GET", None, unread=False)
+            await by_httpcore(pool, theirs, "http://127.0.0.1:80", b"GET", None, unread=False)
+    assert ours.names[0] == "connection.connect_unix_socket.started"
+    assert ours.shape == theirs.shape
 
 
 async def test_a6_repeated_request() -> None:

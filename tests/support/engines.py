@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from fastapi_httpx_pool.engine import ConnectOptions, Engine, Limits
 from fastapi_httpx_pool.engine._pool import Pool
-from fastapi_httpx_pool.events import Event
+from fastapi_httpx_pool.events import Event, Observer
 from fastapi_httpx_pool.messages import Header, Origin, Request, Response, Timeouts
 
 LIMIT = 15.0
@@ -93,7 +93,7 @@ async def fetch(engine: Engine, url: str, **request: Any) -> bytes:
 async def running(
     limits: Limits | None = None,
     options: ConnectOptions | None = None,
-    observer: Events | None = None,
+    observer: Observer | None = None,
     *,
     retry: bool = True,
 ) -> AsyncIterator[Engine]:

@@ -5,7 +5,6 @@ import ssl
 import struct
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 
 import trustme
 
@@ -49,14 +48,6 @@ class Authority:
     def trust(self, context: ssl.SSLContext) -> None:
         """Let a context trust this authority."""
         self._ca.configure_trust(context)
-
-    def write(self, folder: Path, *names: str) -> tuple[Path, Path]:
-        """Write a certificate with its key into a folder; return the paths of both."""
-        certificate = self._ca.issue_cert(*names)
-        chain, key = folder / "chain.pem", folder / "key.pem"
-        chain.write_bytes(b"".join(blob.bytes() for blob in certificate.cert_chain_pems))
-        certificate.private_key_pem.write_to_path(key)
-        return chain, key
 
 
 @dataclass(frozen=True)
