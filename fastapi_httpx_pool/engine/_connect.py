@@ -163,8 +163,7 @@ class Connector:
 
     async def _connect_unix(self, sock: socket.socket, path: str) -> None:
         sock.setblocking(False)
-        for option in self._options.socket_options:
-            sock.setsockopt(*option)
+        _set_options(sock, self._options.socket_options)
         while True:
             try:
                 sock.connect(path)
@@ -198,8 +197,7 @@ class Connector:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             if hasattr(socket, "TCP_KEEPIDLE"):  # pragma: no branch -- not everywhere
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, LIVELY)
-            for option in self._options.socket_options:
-                sock.setsockopt(*option)
+            _set_options(sock, self._options.socket_options)
         except BaseException:
             sock.close()
             raise
@@ -259,6 +257,12 @@ def _check_protocol(connection: Connection) -> None:
     if tls is not None and tls.selected_alpn_protocol() == "h2":
         # Somebody else changed the context that was given to us.
         raise ConnectError("the server chose HTTP/2, which this engine does not speak; give it its own context")
+
+
+def _set_options(sock: socket.socket, options: tuple[SocketOption, ...]) -> None:
+    set_option: Callable[..., None] = sock.setsockopt  # of two forms, which come through here alike
+    for option in options:
+        set_option(*option)
 
 
 def _where(origin: Origin) -> str:
