@@ -305,6 +305,12 @@ class TestErrors:
         with pytest.raises(ValidationError, match="base_url"):
             ClientSettings(base_url=url)
 
+    @pytest.mark.parametrize("spoken_otherwise", [{"http2": True}, {"proxy": "http://proxy.example:3128"}])
+    def test_what_the_native_engine_does_not_speak(self, spoken_otherwise: dict[str, Any]) -> None:
+        """Asked for by name, the native engine refuses what it would have to leave to httpcore."""
+        with pytest.raises(ValidationError, match="HTTP/1.1 without a forward proxy; leave it at 'auto'"):
+            ClientSettings(engine="native", **spoken_otherwise)
+
     def test_proxy_scheme(self) -> None:
         """A proxy of a kind that neither family speaks is refused."""
         with pytest.raises(ValidationError, match="socks5h"):
