@@ -8,6 +8,7 @@ and a TLS peer may take its time to say goodbye.
 """
 
 import asyncio
+import contextlib
 import select
 import socket
 import ssl
@@ -287,10 +288,9 @@ class Connection(asyncio.BufferedProtocol, Alarm):
         # often tells why it wants no more.
         sock, holder = self.sock, self.holder
         while holder is not None and self.holder is holder:
-            try:
+            data = b""
+            with contextlib.suppress(OSError):
                 data = sock.recv(LAST_WORDS)
-            except OSError:
-                return
             if not data:
                 return
             holder.receive(data)

@@ -11,7 +11,8 @@ the next. The rules:
    case it is closed. Giving up is synchronous: no cancellation can come in between.
 3. What arrives is bounded: beyond ``HIGH_WATER`` the peer has to wait.
 4. Request and response are independent. A final answer of 400 or more stops the upload (RFC 9112,
-   section 9.5), any other does not; the response's body ends when the upload has ended too.
+   section 9.5), any other does not; the response's body ends when the upload has ended too. Either
+   way a connection whose response was complete before its request had gone out is closed.
 5. Time limits run only while somebody waits.
 """
 
@@ -557,9 +558,9 @@ class Exchange:
             waiting.set_result(None)
 
     def _pause(self) -> None:
-        if not self._paused and self.connection is not None:
-            self._paused = True
-            self.connection.pause_reading()
+        assert self.connection is not None
+        self._paused = True
+        self.connection.pause_reading()
 
     def _take_error(self) -> BaseException:
         error = self._error
@@ -585,23 +586,21 @@ class Exchange:
         connection.holder = None
         connection.due = inf
         self.state = "complete"
-        reusable = self.reader.reusable and self.uploaded and not self.head.closes and not connection.is_closing
-        if self._paused:
-            self._paused = False
-            connection.resume_reading()
+        fit = self.reader.reusable and not self.head.closes
+        reusable = fit and self.uploaded and not self._paused and not connection.is_closing
         self._keeper.finished(self, connection, reusable=reusable)
         self._stop_upload()
         self._wake()
 
     def _has_been_sent(self, connection: Connection) -> bool:
         """Whether the request has gone out, as far as it ever will; if not, ``_finish`` is called again."""
-        if not self._goes_on():
-            return True
         written = self._rest is not None and not self._rest
         if not written or connection.unsent:
             # Whoever answers what it has not read may take the rest of it for another request.
             self.reader.reusable = False
             self._early = True
+        if not self._goes_on():
+            return True
         if self.sending:
             return False
         if self._early and not self._flushing:
@@ -647,7 +646,7 @@ class Exchange:
 
     async def settle(self) -> None:
         """Wait for the end of an upload that has been stopped: the body's generator closes itself."""
-        if self.upload is not None and not self.upload.done():
+        if self.upload is not None and not self.upload.done() and not self._keeper.loop.is_closed():
             await asyncio.wait((self.upload,))
 
 

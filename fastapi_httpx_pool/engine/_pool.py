@@ -142,7 +142,7 @@ class Pool:
                 again = self._again(exchange, exc)
                 if again is None:
                     self._abort(exchange, exc)
-                    if exchange.upload is not None and not self.loop.is_closed():
+                    if exchange.upload is not None:
                         await exchange.settle()
                     raise
                 exchange = again
@@ -299,7 +299,7 @@ class Pool:
         return Response(reader.status, reader.headers, body, extensions)
 
     def _tunnel(self, exchange: Exchange, connection: Connection) -> Tunnel:
-        def release() -> None:
+        def release(tunnel: Tunnel) -> None:
             self._tunnels.discard(tunnel)
             self._end(exchange, None)
 

@@ -130,7 +130,7 @@ class OriginStatistics:
     """
     Connections that were closed, by reason: ``expired``, ``lifetime``, ``surplus``, ``evicted``,
     ``peer``, ``unsolicited``, ``not reusable``, ``abandoned``, ``cancelled``, ``timeout``,
-    ``protocol error``, ``body failed``, ``failed``, ``tunnel closed``, ``shutdown``.
+    ``protocol error``, ``body failed``, ``callback failed``, ``failed``, ``tunnel closed``, ``shutdown``.
     """
     failures: Mapping[str, int] = field(default_factory=dict)
     """Exchanges that failed: by the name of the error before the head of the response, by the reason after it."""

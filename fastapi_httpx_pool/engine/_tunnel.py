@@ -49,14 +49,14 @@ class ConnectionInfo:
 class Tunnel:
     """A connection that speaks another protocol than HTTP; it holds it until it is closed."""
 
-    def __init__(self, connection: Connection, surplus: bytes, release: Callable[[], None]) -> None:
+    def __init__(self, connection: Connection, surplus: bytes, release: Callable[["Tunnel"], None]) -> None:
         """
         Take over.
 
         Args:
             connection: From now on nobody else's.
             surplus: What came behind the head of the response already.
-            release: Called once, when the connection has been closed.
+            release: Called with it when the connection has been closed, once or twice.
         """
         self._connection = connection
         self._loop = asyncio.get_running_loop()
@@ -169,7 +169,7 @@ class Tunnel:
             self._buffer.clear()
             self._end(None)
             self._connection.close("tunnel closed")
-            self._release()
+            self._release(self)
 
     def _check_writable(self) -> None:
         if self._closed or self._connection.is_closing:
@@ -191,10 +191,9 @@ class Tunnel:
     def lose(self, exc: Exception | None) -> None:
         """Take the end of the connection."""
         self._end(exc)
-        if not self._closed:
-            self._closed = exc is not None
-            self._connection.close("peer")
-            self._release()
+        self._closed = exc is not None
+        self._connection.close("peer")
+        self._release(self)
 
     def go_on(self) -> None:
         """Write on."""

@@ -5,7 +5,7 @@ import signal
 import socket
 import subprocess
 import sys
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -105,7 +105,9 @@ def test_children_end_with_their_parent() -> None:
         with closing(_connected(parent.stdout.readline().strip())) as connection:
             parent.send_signal(signal.SIGKILL)
 
-            assert connection.recv(1) == b""  # the upstream is gone, and its end of the connection with it
+            # The upstream is gone, and its end of the connection with it, in one way or the other.
+            with suppress(ConnectionResetError):
+                assert connection.recv(1) == b""
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system pins no processes")

@@ -190,10 +190,12 @@ async def test_python_server_closes(server: str) -> None:
 
 
 @on_both
-async def test_python_server_refuses_a_body(server: str) -> None:
+async def test_python_server_refuses_a_body(server: str, request: pytest.FixtureRequest) -> None:
     """A refusal comes through although the body has not been sent to its end; the next request is not affected."""
+    # From Python 3.12 on, hypercorn does not stop while more than its queue holds was left unread.
+    size = 50_000 if request.node.callspec.params["server"] == "hypercorn" else len(LARGE)
     async with running() as engine:
-        response, body = await send(engine, server, b"/refuse", method=b"POST", body=pieces(LARGE))
+        response, body = await send(engine, server, b"/refuse", method=b"POST", body=pieces(LARGE[:size]))
         assert (response.status, body) == (413, b"too much")
         assert (await send(engine, server, b"/length"))[1] == b"hello"
         assert_quiet(engine)

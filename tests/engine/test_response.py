@@ -259,6 +259,20 @@ class TestBackPressure:
                 assert connection._reading
                 assert engine.statistics().idle == 1
 
+    async def test_e6_paused_and_lost(self) -> None:
+        """What waits to be read can be read although the connection has gone."""
+        with scripted(answering(ok(LARGE), times=1)) as upstream:
+            async with running() as engine:
+                response = await get(engine, upstream.url)
+                (connection,) = pool_of(engine)._connections
+                await until(lambda: not connection._reading)
+                await engine.aclose()
+                chunks = aiter(response.body)
+                first = await anext(chunks)
+                assert first == LARGE[: len(first)]
+                with pytest.raises(ReadError, match="the pool was closed"):
+                    await anext(chunks)
+
     async def test_e3_what_comes_together_is_given_together(self) -> None:
         """Pieces that wait are joined, and none of them is empty."""
         script = Stepwise(CHUNKED, b"1\r\na\r\n" * 1000, b"0\r\n\r\n")
@@ -524,7 +538,7 @@ class TestEnds:
                 chunks = aiter(response.body)
                 assert await anext(chunks) == b"hello"
                 script.step()
-                with pytest.raises(RemoteProtocolError):
+                with pytest.raises(RemoteProtocolError, match="it came in b'nonsense"):
                     await anext(chunks)
                 await response.aclose()
                 assert_quiet(engine)
@@ -663,6 +677,18 @@ class TestHead:
                     await get(engine, upstream.url, extensions={"informational": tell})
                 assert_quiet(engine)
                 assert engine.statistics().origins[upstream.url].closed == {"callback failed": 1}
+
+    async def test_listener_that_closes_the_engine(self) -> None:
+        """The first of two errors counts."""
+
+        def tell(status: int, headers: object) -> None:
+            engine.close()
+            raise ZeroDivisionError
+
+        with scripted(saying(b"HTTP/1.1 103 Early Hints\r\n\r\n")) as upstream:
+            async with running() as engine:
+                with pytest.raises(ReadError, match="the pool was closed"):
+                    await get(engine, upstream.url, extensions={"informational": tell})
 
     async def test_too_many_informational_responses(self) -> None:
         """Their number is limited."""

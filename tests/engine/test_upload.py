@@ -25,7 +25,19 @@ from fastapi_httpx_pool.exceptions import (
 )
 from fastapi_httpx_pool.messages import Response, Timeouts
 from tests.support.bodies import PIECE, TIGHT, Source, for_ever, reached, tighten
-from tests.support.engines import BACKENDS, LIMIT, Events, assert_quiet, fetch, read, request_to, running, turn, until
+from tests.support.engines import (
+    BACKENDS,
+    LIMIT,
+    Events,
+    assert_quiet,
+    fetch,
+    pool_of,
+    read,
+    request_to,
+    running,
+    turn,
+    until,
+)
 from tests.support.recording import RecordingUpstream
 from tests.support.tls import Authority
 from tests.support.upstream import Connection, answering, ok, scripted
@@ -56,6 +68,11 @@ async def send(engine: Engine, url: str, **request: Any) -> Response:
 async def post(engine: Engine, url: str, **request: Any) -> bytes:
     """Send a POST, and return the body of its response."""
     return await fetch(engine, url, method=b"POST", **request)
+
+
+def connections_of(engine: Engine) -> set[EngineConnection]:
+    """Return the engine's connections in this loop."""
+    return pool_of(engine)._connections if engine._pools else set()
 
 
 def unchunked(data: bytes) -> bytes:
@@ -156,6 +173,26 @@ class TestFraming:
                 await post(engine, upstream.url, body=LARGE[:size])
         assert len(written) == writes
         assert max(written) <= 256 * 1024
+
+    async def test_c5_head_that_fills_the_buffers(self) -> None:
+        """A small body behind a large head may have to wait; it is whole in the end."""
+        script, go_on = RecordingUpstream(), threading.Event()
+
+        def slowly(connection: Connection) -> None:
+            tighten(connection)
+            go_on.wait(LIMIT)
+            script(connection)
+
+        body = LARGE[: 64 * 1024]
+        with scripted(slowly) as upstream:
+            async with running(options=TIGHT) as engine:
+                headers = [(b"Cookie", b"c" * 64 * 1024 * 2)]
+                task = asyncio.create_task(post(engine, upstream.url, headers=headers, body=body))
+                await until(lambda: any(connection.write_paused for connection in connections_of(engine)))
+                go_on.set()
+                assert await task == b"ok"
+                assert engine.statistics().idle == 1
+        assert script.bodies == [body]
 
     @pytest.mark.parametrize(
         ("body", "expected"),
@@ -421,6 +458,18 @@ class TestFailingBody:
                 await turn(3)
                 assert_quiet(engine)
 
+    async def test_engine_is_closed_by_the_body(self) -> None:
+        """A body that ends after everything has ended does not mind."""
+
+        async def body() -> AsyncIterator[bytes]:
+            yield b"begun"
+            engine.close()
+
+        with scripted(Deaf()) as upstream:
+            async with running() as engine:
+                with pytest.raises(ReadError, match="closed"):
+                    await send(engine, upstream.url, body=body())
+
     async def test_closing_the_response_closes_the_body(self) -> None:
         """Who closes the response early has the generator closed as well, when ``aclose`` returns."""
         source = Source([b"begun"], for_ever)
@@ -501,7 +550,9 @@ class TestBackPressure:
                 assert engine.statistics().idle == 1
         assert max(ahead) <= BOUND
 
-    @pytest.mark.parametrize("kind", ["bytes", "pieces"])
+    @pytest.mark.parametrize(
+        ("kind", "anyio_backend"), [("bytes", BACKENDS[0]), ("pieces", BACKENDS[1])], ids=["bytes", "pieces-uvloop"]
+    )
     async def test_slow_is_not_deaf(self, kind: str) -> None:
         """An upstream that takes a little within each limit, though less than a buffer, is waited for."""
         size = 640 * 1024
@@ -632,8 +683,17 @@ class TestRefusal:
 
 @both_loops
 @pytest.mark.parametrize("kind", ["bytes", "pieces"])
-async def test_i3_refusal_that_the_loop_had_no_time_for(kind: str) -> None:
-    """Whoever keeps the loop busy while the refusal comes and the connection ends gets the refusal all the same."""
+@pytest.mark.parametrize("looks", [True, False], ids=["in time", "too late"])
+async def test_i3_refusal_that_the_loop_had_no_time_for(
+    monkeypatch: pytest.MonkeyPatch, kind: str, *, looks: bool
+) -> None:
+    """
+    Whoever keeps the loop busy while the refusal comes and the connection ends gets the refusal all the same.
+
+    The engine looks whether there is one before it writes; it may also come a moment later.
+    """
+    if not looks:
+        monkeypatch.setattr(EngineConnection, "is_readable", lambda _: False)
     gone = threading.Event()
 
     def script(connection: Connection) -> None:
@@ -721,7 +781,8 @@ class TestEarlyAnswer:
         body: Any = LARGE if kind == "bytes" else Source(itertools.repeat(PIECE, len(LARGE) // len(PIECE)))
         with scripted(script, authority.server() if secure else None) as upstream:
             async with running(options=options) as engine:
-                response = await send(engine, upstream.url, body=body, length=len(LARGE))
+                timeouts = Timeouts(write=5.0, read=5.0)
+                response = await send(engine, upstream.url, body=body, length=len(LARGE), timeouts=timeouts)
                 chunks = aiter(response.body)
                 async with asyncio.timeout(LIMIT):
                     assert await anext(chunks) == b"early"
@@ -791,6 +852,22 @@ class TestEarlyAnswer:
                 chunks = aiter(response.body)
                 assert await anext(chunks) == b"early"
                 with pytest.raises(WriteTimeout):
+                    await anext(chunks)
+                await response.aclose()
+                assert_quiet(engine)
+
+    @pytest.mark.parametrize("timeouts", [Timeouts(write=0.1), Timeouts(total=0.2)], ids=["write", "total"])
+    @both_loops
+    async def test_i2_limit_of_what_is_left_in_our_buffers(self, timeouts: Timeouts) -> None:
+        """Also of the last bytes, which the engine has written and the peer has not taken."""
+        size = 300 * 1024  # more than the kernels hold, and one piece
+        with scripted(Deaf(ok(b"early"))) as upstream:
+            async with running(options=TIGHT) as engine:
+                body = Source([LARGE[:size]])
+                response = await send(engine, upstream.url, body=body, length=size, timeouts=timeouts)
+                chunks = aiter(response.body)
+                assert await anext(chunks) == b"early"
+                with pytest.raises((WriteTimeout, TotalTimeout)):
                     await anext(chunks)
                 await response.aclose()
                 assert_quiet(engine)
