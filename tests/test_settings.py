@@ -308,7 +308,7 @@ class TestErrors:
     @pytest.mark.parametrize("spoken_otherwise", [{"http2": True}, {"proxy": "http://proxy.example:3128"}])
     def test_what_the_native_engine_does_not_speak(self, spoken_otherwise: dict[str, Any]) -> None:
         """Asked for by name, the native engine refuses what it would have to leave to httpcore."""
-        with pytest.raises(ValidationError, match="HTTP/1.1 without a forward proxy; leave it at 'auto'"):
+        with pytest.raises(ValidationError, match=r"HTTP/1\.1 without a forward proxy; leave it at 'auto'"):
             ClientSettings(engine="native", **spoken_otherwise)
 
     def test_proxy_scheme(self) -> None:
