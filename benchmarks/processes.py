@@ -101,7 +101,7 @@ class Child:
 
     def first_line(self) -> str:
         """Wait for its first line of output; empty if it ended without one."""
-        assert self._process.stdout is not None  # noqa: S101 -- a pipe, as asked for above
+        assert self._process.stdout is not None
         return self._process.stdout.readline().decode().strip()
 
     def has_ended(self) -> bool:
@@ -126,8 +126,8 @@ class Child:
 
     def stop(self) -> None:
         """End it and wait; a process that does not end in time is killed."""
-        assert self._process.stdin is not None  # noqa: S101 -- pipes, as asked for above
-        assert self._process.stdout is not None  # noqa: S101
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
         self._process.stdin.close()
         try:
             self._process.wait(_PATIENCE)
