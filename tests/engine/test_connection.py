@@ -196,3 +196,26 @@ async def test_bytes_while_it_is_closing() -> None:
             with pytest.raises(RemoteProtocolError, match="without sending complete message body"):
                 await anext(chunks)
             assert_quiet(engine)
+
+
+async def test_last_words(anyio_backend: Any) -> None:
+    """A whole response that the kernel still holds when a send has failed is the answer."""
+    held, answer = threading.Event(), threading.Event()
+
+    def script(connection: Connection) -> None:
+        connection.read_request()
+        held.set()
+        assert answer.wait(LIMIT)
+        connection.send(ok(b"too much"))
+
+    with scripted(script) as upstream:
+        async with running() as engine:
+            fetching = asyncio.ensure_future(fetch(engine, upstream.url))
+            await until(held.is_set)
+            (connection,) = pool_of(engine)._connections
+            connection.transport.pause_reading()
+            answer.set()
+            await until(connection.is_readable)
+            connection.connection_lost(BrokenPipeError("a send that failed"))
+            assert await fetching == b"too much"
+            assert_quiet(engine)
