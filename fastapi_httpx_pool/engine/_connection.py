@@ -8,7 +8,6 @@ and a TLS peer may take its time to say goodbye.
 """
 
 import asyncio
-import contextlib
 import select
 import socket
 import ssl
@@ -152,9 +151,10 @@ class Connection(asyncio.BufferedProtocol, Alarm):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.due = inf
-        if exc is not None and not self.is_tls:
-            self._receive_last_words()
         holder = self.holder
+        if holder is not None and exc is not None and not self.is_tls:
+            self._receive_last_words(holder)
+            holder = self.holder
         if holder is not None:
             self.holder = None
             holder.lose(exc)
@@ -283,17 +283,19 @@ class Connection(asyncio.BufferedProtocol, Alarm):
     def _outlived(self, now: float) -> str:
         return "lifetime" if now >= self.ends else "expired"
 
-    def _receive_last_words(self) -> None:
+    def _receive_last_words(self, holder: Holder) -> None:
         # It may have been a failed send that ended it. What the peer said before is still there, and
         # often tells why it wants no more.
-        sock, holder = self.sock, self.holder
-        while holder is not None and self.holder is holder:
-            data = b""
-            with contextlib.suppress(OSError):
-                data = sock.recv(LAST_WORDS)
-            if not data:
-                return
+        data = self._unread()
+        while data:
             holder.receive(data)
+            data = self._unread() if self.holder is holder else b""
+
+    def _unread(self) -> bytes:
+        try:
+            return self.sock.recv(LAST_WORDS)
+        except OSError:
+            return b""
 
     def _lose_idle(self, reason: str) -> None:
         if not self._closed:
