@@ -298,9 +298,8 @@ class Connection(asyncio.BufferedProtocol, Alarm):
             return b""
 
     def _lose_idle(self, reason: str) -> None:
-        if not self._closed:
-            self._owner.lost_idle(self, reason)
-            self.close(reason)
+        self._owner.lost_idle(self, reason)
+        self.close(reason)
 
 
 def _poll_of(sock: socket.socket) -> Any:
