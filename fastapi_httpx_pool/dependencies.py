@@ -1,10 +1,11 @@
 """
 Step 3 of a request: a route asks for a client and gets the one that the lifespan opened.
 
-Reads the ASGI state. Opens nothing, closes nothing, keeps nothing.
+Reads the ASGI state. Opens nothing, closes nothing, keeps nothing. The dependencies are coroutine
+functions because FastAPI calls any other function in a thread, which takes longer than a request.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Annotated, Any, TypeVar, overload
 
 import httpx
@@ -17,13 +18,14 @@ from .clients import check_client_class
 __all__ = ("ClientDep", "get_client", "named_client")
 
 ClientT = TypeVar("ClientT")
+_Dependency = Callable[[HTTPConnection], Coroutine[Any, Any, Any]]
 
 
-def get_client(connection: HTTPConnection) -> httpx.AsyncClient:
+async def get_client(connection: HTTPConnection) -> httpx.AsyncClient:
     """
     Return the application's default client; a dependency for HTTP and WebSocket routes alike.
 
-    A Starlette endpoint calls it: ``get_client(request)``. For a default client of the other
+    A Starlette endpoint awaits it: ``await get_client(request)``. For a default client of the other
     family, write ``Annotated[httpx2.AsyncClient, Depends(get_client)]``.
 
     Raises:
@@ -37,12 +39,14 @@ ClientDep = Annotated[httpx.AsyncClient, Depends(get_client)]
 
 
 @overload
-def named_client(name: str) -> Callable[[HTTPConnection], httpx.AsyncClient]: ...
+def named_client(name: str) -> Callable[[HTTPConnection], Coroutine[Any, Any, httpx.AsyncClient]]: ...
 @overload
-def named_client(name: str, client_class: type[ClientT]) -> Callable[[HTTPConnection], ClientT]: ...
+def named_client(
+    name: str, client_class: type[ClientT]
+) -> Callable[[HTTPConnection], Coroutine[Any, Any, ClientT]]: ...
 
 
-def named_client(name: str, client_class: type[Any] | None = None) -> Callable[[HTTPConnection], Any]:
+def named_client(name: str, client_class: type[Any] | None = None) -> _Dependency:
     """
     Return the dependency for a named client; the same object for the same arguments.
 
@@ -63,11 +67,11 @@ def named_client(name: str, client_class: type[Any] | None = None) -> Callable[[
     return _dependencies[key]
 
 
-_dependencies: dict[tuple[str, type[Any] | None], Callable[[HTTPConnection], Any]] = {}
+_dependencies: dict[tuple[str, type[Any] | None], _Dependency] = {}
 
 
-def _dependency(name: str, client_class: type[Any] | None) -> Callable[[HTTPConnection], Any]:
-    def get_named_client(connection: HTTPConnection) -> Any:
+def _dependency(name: str, client_class: type[Any] | None) -> _Dependency:
+    async def get_named_client(connection: HTTPConnection) -> Any:
         client = client_in(connection, name)
         check_client_class(client, client_class)
         return client

@@ -77,7 +77,7 @@ def test_starlette_websocket_route(upstream: Upstream) -> None:
 
     async def endpoint(websocket: WebSocket) -> None:
         await websocket.accept()
-        await websocket.send_text((await get_client(websocket).get(upstream.url)).text)
+        await websocket.send_text((await (await get_client(websocket)).get(upstream.url)).text)
         await websocket.close()
 
     app.router.add_websocket_route("/ws", endpoint)
@@ -175,10 +175,10 @@ def test_sync_route_gets_the_object(app: FastAPI) -> None:
 
 
 def test_plain_starlette_endpoints(upstream: Upstream) -> None:
-    """A function, an HTTPEndpoint class and a mounted app of plain Starlette call get_client(request)."""
+    """A function, an HTTPEndpoint class and a mounted app of plain Starlette await get_client(request)."""
 
     async def function(request: Request) -> PlainTextResponse:
-        return PlainTextResponse((await get_client(request).get(upstream.url)).text)
+        return PlainTextResponse((await (await get_client(request)).get(upstream.url)).text)
 
     class Endpoint(HTTPEndpoint):
         async def get(self, request: Request) -> PlainTextResponse:
@@ -367,9 +367,10 @@ def test_websocket_without_lifespan(app: FastAPI) -> None:
         pytest.fail("the route was entered")
 
 
-def test_any_connection_will_do() -> None:
+@pytest.mark.anyio
+async def test_any_connection_will_do() -> None:
     """get_client needs only a connection with a state: an app without any state raises ClientNotStarted."""
     with pytest.raises(ClientNotStarted):
-        get_client(HTTPConnection({"type": "http", "headers": []}))
+        await get_client(HTTPConnection({"type": "http", "headers": []}))
     with pytest.raises(ClientNotStarted):
-        named_client("github")(HTTPConnection({"type": "websocket", "state": {"db": 1}}))
+        await named_client("github")(HTTPConnection({"type": "websocket", "state": {"db": 1}}))

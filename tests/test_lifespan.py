@@ -429,7 +429,7 @@ def test_mounted_apps_own_lifespan_is_not_run() -> None:
     """Clients of a mounted app's own lifespan never open; the error says so and what to do."""
 
     async def endpoint(request: Request) -> JSONResponse:
-        return JSONResponse(repr(get_client(request)))
+        return JSONResponse(repr(await get_client(request)))
 
     inner = Starlette(lifespan=create_lifespan(), routes=[Route("/", endpoint)])
     outer = Starlette(routes=[Mount("/inner", inner)])

@@ -55,7 +55,7 @@ def fetching(upstream: Upstream, **options: Any) -> FastAPI:
 
 async def serve_bare(scope: Any, receive: Any, send: Any) -> None:
     """Answer an HTTP request with what the default client is."""
-    await PlainTextResponse(repr(get_client(Request(scope))))(scope, receive, send)
+    await PlainTextResponse(repr(await get_client(Request(scope))))(scope, receive, send)
 
 
 # FastAPI
@@ -141,7 +141,7 @@ async def test_settings_and_names_are_those_of_create_lifespan() -> None:
 
     @app.get("/")
     async def route(request: Request) -> list[str]:
-        return [str(get_client(request).base_url), str(named_client("github")(request).base_url)]
+        return [str((await get_client(request)).base_url), str((await named_client("github")(request)).base_url)]
 
     async with started(app) as driver:
         assert (await get(app, state=driver.scope["state"])).json() == ["http://default", "http://github"]
@@ -425,8 +425,8 @@ async def test_nested_middlewares_and_lifespan_own_their_clients() -> None:
 
     @app.get("/")
     async def route(request: Request) -> list[bool]:
-        seen.extend([get_client(request), *(named_client(name)(request) for name in "abc")])
-        return [get_client(request) is lifespan.factory.get()]
+        seen.extend([await get_client(request), *[await named_client(name)(request) for name in "abc"]])
+        return [await get_client(request) is lifespan.factory.get()]
 
     async with started(outermost) as driver:
         assert (await get(outermost, state=driver.scope["state"])).json() == [True]
@@ -447,7 +447,7 @@ async def test_nested_middlewares_without_state() -> None:
 
 async def _asserts_base_url(scope: Any, receive: Any, send: Any) -> None:
     assert scope["type"] == "http"
-    await PlainTextResponse(str(get_client(Request(scope)).base_url))(scope, receive, send)
+    await PlainTextResponse(str((await get_client(Request(scope))).base_url))(scope, receive, send)
 
 
 async def test_one_middleware_started_twice() -> None:

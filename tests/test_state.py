@@ -50,7 +50,7 @@ def test_state_key_moves_all_clients(face: str) -> None:
 
     @app.get("/found")
     async def found(request: Request) -> list[str]:
-        return [repr(get_client(request)), repr(named_client("github")(request))]
+        return [repr(await get_client(request)), repr(await named_client("github")(request))]
 
     with TestClient(app) as browser:
         assert browser.get("/").json() == {"http": "default", "http_github": "github", "client": None}
@@ -127,7 +127,7 @@ def test_state_key_resolves_the_conflict() -> None:
 
     @app.get("/")
     async def route(request: Request) -> list[str]:
-        return [request.state.client, get_client(request).__class__.__name__]
+        return [request.state.client, (await get_client(request)).__class__.__name__]
 
     with TestClient(app) as browser:
         assert browser.get("/").json() == ["mine", "Client"]
@@ -141,7 +141,7 @@ async def test_inner_owner_counts() -> None:
 
     @app.get("/")
     async def route(request: Request) -> str:
-        return str(get_client(request).base_url)
+        return str((await get_client(request)).base_url)
 
     async with started(app) as driver:
         assert (await get(app, state=driver.scope["state"])).json() == "http://inner"
@@ -155,7 +155,7 @@ async def test_inner_owner_counts_under_another_key_too() -> None:
 
     @app.get("/")
     async def route(request: Request) -> list[str]:
-        return [str(get_client(request).base_url), repr(named_client("x")(request))]
+        return [str((await get_client(request)).base_url), repr(await named_client("x")(request))]
 
     async with started(app) as driver:
         base_url, named = (await get(app, state=driver.scope["state"])).json()

@@ -32,7 +32,9 @@ HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n"
 STEP = 0.05
 """Seconds between what a slow upstream sends."""
 SHORT = 0.15
-"""Seconds: longer than a step, even on a busy machine, shorter than some."""
+"""Seconds: longer than a step, shorter than some; for limits that are to be reached."""
+ENOUGH = 0.6
+"""Seconds: longer than an answer takes, even on a busy machine; for limits that are not."""
 
 
 async def get(engine: Engine, url: str, **request: Any) -> Response:
@@ -91,7 +93,7 @@ async def test_read_limit_in_the_body() -> None:
     """Likewise in the middle of a body, after what has come."""
     with scripted(hanging(HEAD + b"hello")) as upstream:
         async with running(Limits(max_connections=1)) as engine:
-            response = await get(engine, upstream.url, timeouts=Timeouts(read=SHORT))
+            response = await get(engine, upstream.url, timeouts=Timeouts(read=ENOUGH))
             chunks = aiter(response.body)
             assert await anext(chunks) == b"hello"
             with pytest.raises(ReadTimeout):
@@ -120,11 +122,11 @@ async def test_read_limit_in_the_body() -> None:
 )
 async def test_read_limit_begins_anew_with_each_sign_of_life(answer: bytes) -> None:
     """It is about silence, not about how long something takes; whatever bytes there are end the silence."""
-    with scripted(dripping(answer)) as upstream:
+    with scripted(dripping(answer, pieces=14)) as upstream:
         async with running() as engine:
             began = time.monotonic()
-            await fetch(engine, upstream.url, timeouts=Timeouts(read=SHORT + STEP))
-            assert time.monotonic() - began > SHORT + STEP
+            await fetch(engine, upstream.url, timeouts=Timeouts(read=ENOUGH))
+            assert time.monotonic() - began > ENOUGH
             assert_quiet(engine)
 
 
@@ -142,8 +144,8 @@ async def test_read_limit_waits_for_a_reader() -> None:
 
     with scripted(script) as upstream:
         async with running() as engine:
-            response = await get(engine, upstream.url, timeouts=Timeouts(read=SHORT))
-            await asyncio.sleep(SHORT + STEP)
+            response = await get(engine, upstream.url, timeouts=Timeouts(read=ENOUGH))
+            await asyncio.sleep(ENOUGH + STEP)
             go_on.set()
             assert await read(response) == b"x" * 100
 
@@ -158,13 +160,13 @@ async def test_read_limit_waits_for_the_upload() -> None:
         connection.wait_until_closed()
 
     async def then() -> None:
-        await asyncio.sleep(SHORT + STEP)
+        await asyncio.sleep(ENOUGH + STEP)
         go_on.set()
 
     with scripted(script) as upstream:
         async with running() as engine:
             body = Source([b"begun"], then)
-            assert await fetch(engine, upstream.url, body=body, timeouts=Timeouts(read=SHORT, write=SHORT)) == b"ok"
+            assert await fetch(engine, upstream.url, body=body, timeouts=Timeouts(read=ENOUGH, write=ENOUGH)) == b"ok"
 
 
 async def test_read_limit_runs_after_the_upload() -> None:
@@ -279,7 +281,9 @@ async def test_total_limit_while_two_wait() -> None:
     source = Source([b"begun"], for_ever)
     with scripted(hanging(HEAD + b"hello")) as upstream:
         async with running() as engine:
-            response = await get(engine, upstream.url, body=source, timeouts=Timeouts(total=SHORT, write=5.0, read=5.0))
+            response = await get(
+                engine, upstream.url, body=source, timeouts=Timeouts(total=ENOUGH, write=5.0, read=5.0)
+            )
             chunks = aiter(response.body)
             assert await anext(chunks) == b"hello"
             with pytest.raises(TotalTimeout):
@@ -293,8 +297,8 @@ async def test_total_limit_that_passes_unnoticed() -> None:
     """If nobody waits when it is over, who reads on gets what has come, and then the error, without waiting."""
     with scripted(hanging(HEAD + b"hello")) as upstream:
         async with running() as engine:
-            response = await get(engine, upstream.url, timeouts=Timeouts(total=SHORT))
-            await asyncio.sleep(SHORT + STEP)
+            response = await get(engine, upstream.url, timeouts=Timeouts(total=ENOUGH))
+            await asyncio.sleep(ENOUGH + STEP)
             chunks = aiter(response.body)
             assert await anext(chunks) == b"hello"
             with pytest.raises(TotalTimeout):
@@ -307,8 +311,8 @@ async def test_total_limit_does_not_reach_beyond_the_last_byte() -> None:
     """A complete response can be read whenever."""
     with scripted(answering(ok(b"there"))) as upstream:
         async with running() as engine:
-            response = await get(engine, upstream.url, timeouts=Timeouts(total=SHORT, read=SHORT))
-            await asyncio.sleep(SHORT + STEP)
+            response = await get(engine, upstream.url, timeouts=Timeouts(total=ENOUGH, read=ENOUGH))
+            await asyncio.sleep(ENOUGH + STEP)
             assert await read(response) == b"there"
             assert await fetch(engine, upstream.url) == b"there"
             assert engine.statistics().origins[upstream.url].reused == 1

@@ -330,7 +330,7 @@ def test_named_client_of_the_route(stack: Stack) -> None:
     """A named client's timeout, pool and family are those of the request."""
 
     async def respond(request: Request) -> StreamingProxyResponse:
-        return StreamingProxyResponse(request, upstream.url, client=named_client("other")(request))
+        return StreamingProxyResponse(request, upstream.url, client=await named_client("other")(request))
 
     clients = {"other": stack.settings(timeout=TimeoutSettings(read=SHORT))}
     app = app_of(respond, stack.settings(), clients=clients)
@@ -402,7 +402,7 @@ def test_the_clients_event_hooks_play_no_part(stack: Stack) -> None:
         calls.append(message)
 
     async def respond(request: Request) -> StreamingProxyResponse:
-        client = get_client(request)
+        client = await get_client(request)
         client.event_hooks = {"request": [hook], "response": [hook]}
         return StreamingProxyResponse(request, upstream.url)
 

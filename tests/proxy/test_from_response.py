@@ -25,7 +25,7 @@ def opening(url: str, *, read: bool = False, method: str | None = None, **option
     """Return a route that opens a response with the app's client and hands it on."""
 
     async def respond(request: Request) -> StreamingProxyResponse:
-        client = get_client(request)
+        client = await get_client(request)
         response = await client.send(client.build_request(method or request.method, url), stream=True)
         if read:
             await response.aread()
@@ -41,7 +41,7 @@ def test_an_open_response_is_streamed(stack: Stack, family: str, made: str) -> N
     plain = pytest.importorskip(family).AsyncClient(trust_env=False)
 
     async def respond(request: Request) -> StreamingProxyResponse:
-        client = get_client(request) if made == "by-us" else plain
+        client = await get_client(request) if made == "by-us" else plain
         return StreamingProxyResponse.from_response(
             await client.send(client.build_request("GET", upstream.url), stream=True)
         )
@@ -153,7 +153,7 @@ def test_a_response_of_client_get(stack: Stack) -> None:
     """What ``client.get`` returns has been read already, and goes out from memory."""
 
     async def respond(request: Request) -> StreamingProxyResponse:
-        return StreamingProxyResponse.from_response(await get_client(request).get(upstream.url))
+        return StreamingProxyResponse.from_response(await (await get_client(request)).get(upstream.url))
 
     with scripted(answering(ok(b"hello"))) as upstream, stack.routing(respond) as port:
         answer = ask(port, get())
@@ -196,7 +196,7 @@ def test_a_closed_response_is_refused(stack: Stack) -> None:
     raised: list[BaseException] = []
 
     async def respond(request: Request) -> Any:
-        async with get_client(request).stream("GET", upstream.url) as response:
+        async with (await get_client(request)).stream("GET", upstream.url) as response:
             pass
         try:
             return StreamingProxyResponse.from_response(response)

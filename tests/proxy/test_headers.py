@@ -296,7 +296,7 @@ def _set_then_get(upstream_url: str) -> Respond:
     """Return a route: ``/client`` asks with the shared client, everything else goes through the proxy response."""
 
     async def respond(request: Request) -> object:
-        client = get_client(request)
+        client = await get_client(request)
         if request.url.path == "/client":
             return {"status": (await client.get(upstream_url + "/plain")).status_code}
         if request.url.path == "/held":

@@ -1,7 +1,7 @@
 """What a type checker makes of the dependencies; checked, never run."""
 
-from collections.abc import Callable
-from typing import Annotated, assert_type
+from collections.abc import Callable, Coroutine
+from typing import Annotated, Any, assert_type
 
 import httpx
 import httpx2
@@ -14,20 +14,22 @@ from fastapi_httpx_pool import ClientDep, get_client, named_client
 app = FastAPI()
 
 
-def get_client_takes_any_connection(connection: HTTPConnection, request: Request, websocket: WebSocket) -> None:
+async def get_client_takes_any_connection(connection: HTTPConnection, request: Request, websocket: WebSocket) -> None:
     """The default client is httpx's, from each kind of connection."""
-    assert_type(get_client(connection), httpx.AsyncClient)
-    assert_type(get_client(request), httpx.AsyncClient)
-    assert_type(get_client(websocket), httpx.AsyncClient)
+    assert_type(await get_client(connection), httpx.AsyncClient)
+    assert_type(await get_client(request), httpx.AsyncClient)
+    assert_type(await get_client(websocket), httpx.AsyncClient)
 
 
-def named_clients(connection: HTTPConnection) -> None:
+async def named_clients(connection: HTTPConnection) -> None:
     """A named client is httpx's, or of the class that was asked for."""
-    assert_type(named_client("x"), Callable[[HTTPConnection], httpx.AsyncClient])
-    assert_type(named_client("x")(connection), httpx.AsyncClient)
-    assert_type(named_client("x", httpx.AsyncClient)(connection), httpx.AsyncClient)
-    assert_type(named_client("x", httpx2.AsyncClient), Callable[[HTTPConnection], httpx2.AsyncClient])
-    assert_type(named_client("x", client_class=httpx2.AsyncClient)(connection), httpx2.AsyncClient)
+    assert_type(named_client("x"), Callable[[HTTPConnection], Coroutine[Any, Any, httpx.AsyncClient]])
+    assert_type(await named_client("x")(connection), httpx.AsyncClient)
+    assert_type(await named_client("x", httpx.AsyncClient)(connection), httpx.AsyncClient)
+    assert_type(
+        named_client("x", httpx2.AsyncClient), Callable[[HTTPConnection], Coroutine[Any, Any, httpx2.AsyncClient]]
+    )
+    assert_type(await named_client("x", client_class=httpx2.AsyncClient)(connection), httpx2.AsyncClient)
 
 
 @app.get("/")
