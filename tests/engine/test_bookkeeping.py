@@ -1,5 +1,6 @@
 """Who gets which connection: each rule of the books by an example, and all of them against a model."""
 
+import gc
 import sys
 from collections.abc import Callable
 from math import inf
@@ -549,11 +550,13 @@ def steps_of(action: Callable[[], object]) -> int:
         return trace
 
     before = sys.gettrace()
+    gc.disable()  # who is called back when garbage is collected takes steps too
     sys.settrace(trace)
     try:
         action()
     finally:
         sys.settrace(before)
+        gc.enable()
     return steps
 
 
