@@ -15,7 +15,15 @@ from .exceptions import (
 )
 from .lifespan import ClientLifespan, create_lifespan
 from .middleware import ClientMiddleware
-from .proxy import StreamingProxyResponse, UpstreamAborted, UpstreamResponse
+from .proxy import (
+    ProxyFailure,
+    ProxyPolicy,
+    ProxyRequest,
+    ReverseProxy,
+    StreamingProxyResponse,
+    UpstreamAborted,
+    UpstreamResponse,
+)
 from .settings import ClientSettings, LimitSettings, TimeoutSettings, TLSSettings
 from .transports import pool_statistics
 from .transports.httpx import PoolTransport
@@ -34,6 +42,10 @@ __all__ = (
     "LimitSettings",
     "PoolStatistics",
     "PoolTransport",
+    "ProxyFailure",
+    "ProxyPolicy",
+    "ProxyRequest",
+    "ReverseProxy",
     "StateKeyConflict",
     "StreamingProxyResponse",
     "TLSSettings",

@@ -677,6 +677,11 @@ class Body:
         exchange = self._exchange
         return exchange.take() or await exchange.read()
 
+    def take_whole(self) -> bytes:
+        """Return all of it, if all of it has arrived, and nothing otherwise."""
+        exchange = self._exchange
+        return exchange.take() if exchange.state == "complete" else b""
+
     async def aclose(self) -> None:
         """Take no more of it: a connection that has not been given back is closed."""
         self._exchange.close()

@@ -1,11 +1,25 @@
 """
 Step 5 of a request: or the route sends its own request on, past the client's layer, and streams the answer back.
 
-``_response`` is the door; ``_relay`` the machine behind it; ``_target``, ``_headers`` and
-``_failures`` its rules.
+``_response`` and ``_app`` are the doors, for routes and for apps; ``_relay`` the machine behind
+them, with ``_inbound`` and ``_watch`` on the client's side and ``_source`` on the upstream's. The
+rest are its rules: where to (``_target``, ``_paths``), which headers (``_headers``, ``_forwarding``,
+``_via``, ``_rewriting``), and what a failure is called (``_failures``).
 """
 
+from ._app import ReverseProxy
+from ._failures import ProxyFailure
+from ._hooks import ProxyRequest, UpstreamResponse
+from ._policy import ProxyPolicy
 from ._relay import UpstreamAborted
-from ._response import StreamingProxyResponse, UpstreamResponse
+from ._response import StreamingProxyResponse
 
-__all__ = ("StreamingProxyResponse", "UpstreamAborted", "UpstreamResponse")
+__all__ = (
+    "ProxyFailure",
+    "ProxyPolicy",
+    "ProxyRequest",
+    "ReverseProxy",
+    "StreamingProxyResponse",
+    "UpstreamAborted",
+    "UpstreamResponse",
+)

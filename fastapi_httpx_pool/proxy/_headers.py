@@ -17,19 +17,18 @@ from collections.abc import Collection, Iterable, Mapping
 from ..messages import Header
 
 __all__ = (
+    "HOP_BY_HOP",
     "check_values",
-    "framing_of",
+    "has_token",
     "method_in_bytes",
     "replaced",
-    "request_headers",
     "response_headers",
     "sendable",
+    "sift",
     "with_one_cookie_line",
 )
 
-# "Expect" goes too: the server answers it when we begin to read the body. "TE" goes because
-# trailers are not relayed.
-_HOP_BY_HOP = frozenset(
+HOP_BY_HOP = frozenset(
     (
         b"connection",
         b"expect",
@@ -45,49 +44,47 @@ _HOP_BY_HOP = frozenset(
         b"upgrade",
     )
 )
+"""Lines that end here; ``TE`` and ``Expect`` are written anew where we can keep what they promise."""
 
 # A "Connection: Host, Content-Length" must break neither routing nor framing.
 _NOT_NOMINATED = frozenset((b"content-length", b"host"))
+_NOTHING: frozenset[bytes] = frozenset()
 
-_FORWARDING = frozenset(
-    (
-        b"forwarded",
-        b"x-forwarded-for",
-        b"x-forwarded-host",
-        b"x-forwarded-port",
-        b"x-forwarded-prefix",
-        b"x-forwarded-proto",
-        b"x-real-ip",
-    )
-)
+# It invites the client to come to the upstream directly (RFC 7838).
+_NOT_FOR_CLIENTS = HOP_BY_HOP | {b"alt-svc"}
 
+_USUAL = frozenset((b"keep-alive", b"close", b"Keep-Alive", b"Close"))
+"""What nearly all ``Connection`` lines say; ``Close`` and ``Keep-Alive`` lines end here anyway."""
 
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110, section 5.6.2
 _SPLITTING = re.compile(rb"[\r\n\0]")
 
 
-def request_headers(
-    inbound: Collection[Header], *, host: bytes, peer: str | None, scheme: str, chunked: bool
-) -> list[Header]:
+def sift(
+    inbound: Iterable[Header], special: frozenset[bytes], ours: frozenset[bytes]
+) -> tuple[list[Header], dict[bytes, list[bytes]]]:
     """
-    Return the lines to send upstream.
+    Return the lines that may pass, and the values of those that need a look.
 
     Args:
         inbound: As the server gave them.
-        host: Of the upstream, for its one ``Host`` line.
-        peer: Address of the client's end of the connection, if there is one.
-        scheme: Of the inbound request.
-        chunked: Whether the body goes out in chunks; if not, its ``Content-Length`` stays.
+        special: Names, in lower case, of lines that need a look; among them all that are to be dropped.
+        ours: Names whose twins with underscores are dropped: CGI and WSGI upstreams take an
+            underscore for a hyphen, and so does whoever forges one.
     """
-    dropped = _HOP_BY_HOP | _nominated(inbound) | {b"host"}
-    if chunked:
-        dropped |= {b"content-length"}  # RFC 9112, section 6.1: never both
-    headers = [(b"host", host)]
-    headers += [line for line in inbound if line[0].lower() not in dropped and not _is_about_forwarding(line[0])]
-    headers += _forwarded(inbound, peer, scheme)
-    if chunked:
-        headers.append((b"transfer-encoding", b"chunked"))
-    return headers
+    headers: list[Header] = []
+    found: dict[bytes, list[bytes]] = {}
+    for line in inbound:
+        name = line[0].lower()
+        if name in special:
+            found.setdefault(name, []).append(line[1])
+        elif b"_" not in name or name.replace(b"_", b"-") not in ours:
+            headers.append(line)
+    named: frozenset[bytes] = _NOTHING
+    for value in found.get(b"connection", ()):
+        if value not in _USUAL:
+            named |= _named_in(value)
+    return ([line for line in headers if line[0].lower() not in named] if named else headers), found
 
 
 def with_one_cookie_line(inbound: Collection[Header]) -> list[Header]:
@@ -97,22 +94,29 @@ def with_one_cookie_line(inbound: Collection[Header]) -> list[Header]:
     return [*headers, (b"cookie", b"; ".join(pieces))] if pieces else headers
 
 
-def response_headers(upstream: Collection[Header]) -> list[Header]:
-    """Return the lines to send to the client, names in lower case as ASGI wants them."""
-    dropped = _HOP_BY_HOP | _nominated(upstream)
-    if any(name.lower() == b"transfer-encoding" for name, _ in upstream):
-        dropped |= {b"content-length"}  # beside chunks it is not to be believed (RFC 9112, section 6.3)
-    return [(name.lower(), value) for name, value in upstream if name.lower() not in dropped]
+def response_headers(upstream: Iterable[Header], removed: frozenset[bytes] = _NOTHING) -> list[Header]:
+    """Return the lines to send to the client, without those of some names; names in lower case as ASGI wants them."""
+    headers = []
+    more: frozenset[bytes] = _NOTHING
+    for written, value in upstream:
+        name = written.lower()
+        if name in _NOT_FOR_CLIENTS or name in removed:
+            if name == b"transfer-encoding":
+                more |= {b"content-length"}  # beside chunks it is not to be believed (RFC 9112, section 6.3)
+            elif name == b"connection" and value not in _USUAL:
+                more |= _named_in(value)
+        else:
+            headers.append((name, value))
+    return [line for line in headers if line[0] not in more] if more else headers
 
 
-def framing_of(inbound: Iterable[Header]) -> bytes | None:
-    """
-    Return the name of the line that says how a request's body ends; None if it has none.
+def _named_in(value: bytes) -> frozenset[bytes]:
+    return frozenset(token.strip(b" \t").lower() for token in value.split(b",")) - _NOT_NOMINATED
 
-    ``transfer-encoding`` counts where both are there (RFC 9112, section 6.3).
-    """
-    names = {name.lower() for name, _ in inbound}
-    return next((name for name in (b"transfer-encoding", b"content-length") if name in names), None)
+
+def has_token(values: Iterable[bytes], token: bytes) -> bool:
+    """Whether one of several values, each a list, has a token in it (in lower case); parameters play no part."""
+    return any(part.partition(b";")[0].strip(b" \t").lower() == token for value in values for part in value.split(b","))
 
 
 def sendable(headers: Mapping[str, str | None]) -> tuple[list[Header], frozenset[bytes]]:
@@ -127,7 +131,7 @@ def sendable(headers: Mapping[str, str | None]) -> tuple[list[Header], frozenset
     lines = [
         (_token(name).lower(), None if value is None else value.encode("latin-1")) for name, value in headers.items()
     ]
-    own = _HOP_BY_HOP | {b"content-length"}
+    own = HOP_BY_HOP | {b"content-length"}
     given = [(name, value) for name, value in lines if value is not None and name not in own]
     check_values(given)
     return given, frozenset(name for name, value in lines if value is None) - own
@@ -155,25 +159,3 @@ def replaced(headers: list[Header], by: Collection[Header]) -> list[Header]:
     """Return the lines with others put in the place of those of the same names."""
     names = {name.lower() for name, _ in by}
     return [line for line in headers if line[0].lower() not in names] + list(by)
-
-
-def _nominated(headers: Iterable[Header]) -> frozenset[bytes]:
-    names = {
-        token.strip(b" \t").lower()
-        for name, value in headers
-        if name.lower() == b"connection"
-        for token in value.split(b",")
-    }
-    return frozenset(names) - _NOT_NOMINATED
-
-
-def _is_about_forwarding(name: bytes) -> bool:
-    # CGI and WSGI upstreams take an underscore for a hyphen, and so does whoever forges one.
-    return name.lower().replace(b"_", b"-") in _FORWARDING
-
-
-def _forwarded(inbound: Iterable[Header], peer: str | None, scheme: str) -> list[Header]:
-    headers = [] if peer is None else [(b"x-forwarded-for", peer.encode("ascii", "replace"))]
-    headers += [(b"x-forwarded-host", value) for name, value in inbound if name.lower() == b"host"][:1]
-    headers.append((b"x-forwarded-proto", scheme.encode("ascii")))
-    return headers

@@ -1,101 +1,172 @@
 """
 The inbound side: the request's body, and the client's departure, which come through one channel.
 
-ASGI has one ``receive``, which gives the body first and then waits for the client to leave. So one
-task listens from the beginning to the end, one chunk ahead of the upload: a client that leaves
-while its request still queues for a connection is noticed, unless it has sent more than that.
+ASGI has one ``receive``, which gives the body first and then waits for the client to leave. Two
+parties want to know: whoever sends the body on, and whoever watches. They take turns: whoever sends
+the body on comes first, and the watcher keeps the one message that it may have got for it.
 """
 
 from collections.abc import AsyncIterator
-from contextlib import aclosing
+from time import monotonic
 from typing import final
 
 import anyio
-from starlette.requests import ClientDisconnect, Request
-from starlette.types import Receive
+from starlette.requests import ClientDisconnect
+from starlette.types import Message, Receive
 
-__all__ = ("Inbound",)
+__all__ = ("Inbound", "RequestTooLarge")
+
+
+class RequestTooLarge(Exception):
+    """The request's body is longer than it may be."""
 
 
 @final
 class Inbound:
     """An async iterator of the request's body; raises ClientDisconnect if the client leaves before its end."""
 
-    def __init__(self, request: Request | None, receive: Receive) -> None:
+    __slots__ = (
+        "_failure",
+        "_known",
+        "_left",
+        "_limit",
+        "_listening",
+        "_news",
+        "_reading",
+        "_receive",
+        "_reserved",
+        "_stash",
+        "complete",
+        "length",
+        "waiting_since",
+    )
+
+    def __init__(
+        self, receive: Receive, *, body: bytes | None, expected: bool, reserved: bool, limit: int | None
+    ) -> None:
         """
         Take the channel.
 
         Args:
-            request: Whose body to read; a body that the route has read already comes from memory.
-                None if nobody wants it.
             receive: Of the request.
+            body: What the route has read already; all of it.
+            expected: Whether there is one to read.
+            reserved: Whether the channel is left alone until somebody wants the body. Servers
+                answer an ``Expect`` with "100 Continue" when the first read comes.
+            limit: Bytes that the body may have.
         """
-        self._request = request
         self._receive = receive
-        self._put, self._take = anyio.create_memory_object_stream[bytes](1)
-        self._wanted = anyio.Event()
-        self._first: bytes | None = None
-        self._error: Exception | None = None
-        if request is None or "expect" not in request.headers:
-            # Servers answer an Expect with "100 Continue" when the first read comes, so that one
-            # is left until the upstream takes the body.
-            self._wanted.set()
-
-    async def listen(self) -> bool:
-        """
-        Read the body for whoever iterates, then wait for the client to leave.
-
-        Returns:
-            Whether it left; False if the channel failed, which whoever iterates is told.
-        """
-        await self._wanted.wait()
-        try:
-            if self._request is not None:
-                await self._read(self._request)
-        except ClientDisconnect as exc:
-            self._error = exc
-            return True
-        except Exception as exc:  # noqa: BLE001 -- raised again where the body is iterated
-            self._error = exc
-            return False
-        finally:
-            self._put.close()
-        while (await self._receive())["type"] != "http.disconnect":
-            pass  # a rest of the request that nobody wanted
-        return True
-
-    async def _read(self, request: Request) -> None:
-        async with aclosing(request.stream()) as chunks:
-            async for chunk in chunks:
-                if chunk:
-                    await self._put.send(chunk)
-
-    async def has_body(self) -> bool:
-        """Wait for the first chunk, or for the end; it is not lost."""
-        self._wanted.set()
-        self._first = await anext(self, None)
-        return self._first is not None
-
-    def listen_now(self) -> None:
-        """Stop waiting for somebody to want the body."""
-        self._wanted.set()
-
-    def close(self) -> None:
-        """Give up."""
-        self._put.close()
-        self._take.close()
+        self._known = body
+        self._reserved = reserved and body is None
+        self._limit = limit
+        self._stash: Message | None = None
+        self._failure: Exception | None = None
+        self._news: anyio.Event | None = None
+        self._reading = False
+        self._listening = False
+        self._left = False
+        self.complete: bool = not expected
+        """Whether all of the body has been read, or nobody wants the rest."""
+        self.length: int = 0
+        """Bytes of the body so far."""
+        self.waiting_since: float | None = None
+        """When the wait for the client's next piece began, if it is being waited for."""
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         return self
 
     async def __anext__(self) -> bytes:
-        if self._first is not None:
-            first, self._first = self._first, None
-            return first
-        self._wanted.set()
+        if self._known is not None:
+            body, self._known = self._known, None
+            self.complete = True
+            if body:
+                return self._counted(body)
+        self._reserved = False
+        while not self.complete:
+            message = await self._next()
+            if message["type"] == "http.disconnect":
+                self._left = True
+                raise ClientDisconnect
+            chunk: bytes = message.get("body", b"")
+            self.complete = not message.get("more_body", False)
+            if chunk:
+                return self._counted(chunk)
+        raise StopAsyncIteration
+
+    async def has_body(self) -> bool:
+        """Wait for the first piece, or for the end; nothing is lost."""
+        chunk = await anext(self, b"")
+        if not chunk:
+            return False
+        self._stash = {"type": "http.request", "body": chunk, "more_body": not self.complete}
+        self.length = 0
+        self.complete = False
+        return True
+
+    def listen_now(self) -> None:
+        """Let the watcher have the channel, wanted or not."""
+        self._reserved = False
+        self._tell()
+
+    def stop(self) -> None:
+        """Want no more of the body."""
+        self.complete = True
+        self._known = None
+        self._stash = None
+        self.listen_now()
+
+    async def watch(self) -> bool:
+        """Wait until the client has left; False if the channel failed, which whoever reads the body is told."""
+        while not self._left:
+            if self._reading or self._reserved or self._stash is not None:
+                await self._wait_for_news()
+                continue
+            self._listening = True
+            try:
+                message = await self._receive()
+            except Exception as exc:  # noqa: BLE001 -- raised again where the body is read
+                self._failure = exc
+                return False
+            finally:
+                self._listening = False
+                self._tell()
+            self._left = message["type"] == "http.disconnect"
+            if self._left or not self.complete:
+                self._stash = message
+        return True
+
+    async def _next(self) -> Message:
+        while self._listening and self._stash is None:
+            self.waiting_since = self.waiting_since or monotonic()
+            await self._wait_for_news()
+        self.waiting_since = None
+        if self._stash is not None:
+            message, self._stash = self._stash, None
+            self._tell()
+            return message
+        if self._failure is not None:
+            raise self._failure from None
+        self._reading = True
+        self.waiting_since = monotonic()
         try:
-            return await self._take.receive()
-        except anyio.EndOfStream:
-            if self._error is not None:
-                raise self._error from None
-            raise StopAsyncIteration from None
+            return await self._receive()
+        finally:
+            self._reading = False
+            self.waiting_since = None
+            self._tell()
+
+    def _counted(self, chunk: bytes) -> bytes:
+        self.length += len(chunk)
+        if self._limit is not None and self.length > self._limit:
+            raise RequestTooLarge(f"the body is longer than the {self._limit} bytes that max_request_body allows")
+        return chunk
+
+    def _tell(self) -> None:
+        if self._news is not None:
+            self._news.set()
+            self._news = None
+
+    async def _wait_for_news(self) -> None:
+        if self._news is None:
+            self._news = anyio.Event()
+        await self._news.wait()

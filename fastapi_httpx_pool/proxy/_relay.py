@@ -4,41 +4,50 @@ The machine behind the proxy's doors: one exchange, from the upstream's answer t
 The rules:
 
 1. This owns the upstream's response from the moment it exists, and closes it whatever happens.
-2. While anything is awaited, a task listens for the client's departure and then cancels the
-   exchange, wherever it is: queueing, connecting, waiting for the head, or in a silent stream.
+2. A client that leaves, or does nothing for too long, ends the exchange wherever it is: queueing,
+   connecting, waiting for the head, or in a silent stream (``_watch``).
 3. Until the first byte has gone to the client, a failure is answered with a clean error. With a
    known length the head is held back until the first piece of the body is there, so that more
    failures are; without one (server-sent events) it goes out at once.
 4. After that, a failure must break the client's connection off: a truncated answer that ends
    cleanly looks complete. ASGI has no word for it, but servers do it when the app raises.
-5. Nothing is read ahead: the next piece is taken when the server has taken the last one.
+5. Nothing is read ahead: the next piece is taken when the server has taken the last one. A body that
+   has arrived whole goes out as a whole.
 """
 
+import asyncio
 import logging
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import suppress
-from typing import NoReturn, final
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any, NoReturn, final
 
 import anyio
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response as StarletteResponse
 from starlette.types import Message, Receive, Scope, Send
 
+from .._cancellation import runs_asyncio
 from ..exceptions import ClientClosed, TransportError
-from ..messages import Response
-from ._failures import Failure, answer, failure_of
+from ..messages import Header, Response, Timeouts
+from ._failures import ProxyFailure, answer, failure_of
 from ._headers import response_headers
-from ._inbound import Inbound
-from ._source import Source
+from ._heartbeat import with_heartbeat
+from ._hooks import Hooks, ProxyRequest, ask
+from ._inbound import RequestTooLarge
+from ._outgoing import Outgoing, ResponseTooLarge, UnusableStatus, ask_about
+from ._rules import Rules
+from ._source import HookFailed, RequestRefused, Source
 from ._target import TargetRefused
+from ._via import LoopDetected
+from ._watch import ClientStalled, watch_over
 
-__all__ = ("Outgoing", "Relay", "UpstreamAborted", "is_usable")
+__all__ = ("Door", "Relay", "UpstreamAborted")
 
-FIRST_FINAL_STATUS = 200
-"""A 101 would need a tunnel."""
-LAST_STATUS = 599
-"""RFC 9110, section 15; and servers know no phrase for what is beyond."""
+FIRST_ERROR = 400
+EARLY_HINTS = 103
 
 _logger = logging.getLogger("fastapi_httpx_pool.proxy")
 
@@ -51,90 +60,39 @@ class UpstreamAborted(Exception):
     """
 
 
-class UnusableStatus(Exception):
-    """The upstream answered with a status that cannot be passed on."""
+@dataclass(slots=True)
+class Door:
+    """What differs between the ways in."""
 
-
-@final
-class Outgoing:
-    """What goes to the client: the upstream's answer, after stripping; the route may change it."""
-
-    def __init__(self, response: Response, *, to_head: bool, from_head: bool) -> None:
-        """
-        Take an answer.
-
-        Args:
-            response: The upstream's.
-            to_head: Whether the client asked with HEAD.
-            from_head: Whether the upstream was asked with HEAD.
-
-        Raises:
-            UnusableStatus: It cannot be passed on.
-        """
-        if not is_usable(response.status):
-            raise UnusableStatus(f"the upstream answered with status {response.status}")
-        self.status = response.status
-        self.headers = response_headers(response.headers)
-        self.body: AsyncIterator[bytes] = aiter(response.body)
-        self._to_head = to_head
-        self.has_body_to_read = not from_head and response.status not in (204, 304)
-
-    @property
-    def bodiless(self) -> bool:
-        """Whether no body may follow (RFC 9112, section 6.3)."""
-        return self._to_head or not self.has_body_to_read or self.status in (204, 304)
-
-    @property
-    def length(self) -> int | None:
-        """How many bytes of body the client is told to expect, if it is told."""
-        lengths = [value for name, value in self.headers if name == b"content-length"]
-        return int(lengths[0]) if lengths and not self.bodiless else None
-
-    def settle(self) -> None:
-        """Drop a length that the status forbids, or that no body will follow."""
-        if self.bodiless and not self._to_head:
-            # Not on a 204, and on a 304 servers that count would take it for a body cut short.
-            self.headers = [line for line in self.headers if line[0] != b"content-length"]
-
-
-def is_usable(status: int) -> bool:
-    """Whether servers can send this status as a final one."""
-    return FIRST_FINAL_STATUS <= status <= LAST_STATUS
+    rules: Rules
+    hooks: Hooks
+    via: bytes
+    """Our name."""
+    headers: list[Header]
+    """The route's own, for the answer."""
+    rewrite: Callable[[list[Header]], list[Header]] | None
+    """Turns the upstream's addresses into public ones."""
+    answers_for_hooks: bool
+    """Whether a hook's exception is answered here; otherwise the app's own handlers see it."""
 
 
 @final
 class Relay:
     """One exchange."""
 
-    def __init__(
-        self,
-        scope: Scope,
-        receive: Receive,
-        send: Send,
-        source: Source,
-        prepare: Callable[[Response], Awaitable[Outgoing | StarletteResponse]],
-    ) -> None:
-        """
-        Take the inbound request's channel, and what differs between the doors.
-
-        Args:
-            scope: Of the inbound request.
-            receive: Of the inbound request.
-            send: Of the inbound request.
-            source: Gets the upstream's response.
-            prepare: Makes of it what goes to the client; may be another response altogether.
-        """
+    def __init__(self, scope: Scope, receive: Receive, send: Send, source: Source, door: Door) -> None:
         self._scope = scope
         self._receive = receive
         self._send = send
         self._source = source
-        self._prepare = prepare
-        self._inbound = Inbound(source.request, receive)
-        self._has_head = False
+        self._door = door
+        self._inbound = source.inbound(receive)
+        self._watch = watch_over(self._inbound, door.rules.policy.client_idle)
+        self._response: Response | None = None
+        self._made: list[AsyncGenerator[bytes, Any]] = []
+        """Generators around the upstream's body."""
         self._started = False
-        self._complete = False
-        self._client_left = False
-        self._error: Exception | None = None
+        self._hints: asyncio.Task[None] | None = None
 
     async def run(self) -> bool:
         """
@@ -146,71 +104,129 @@ class Relay:
         Raises:
             UpstreamAborted: The answer broke off after its beginning had been sent.
         """
+        error: Exception | None = None
         try:
-            async with anyio.create_task_group() as group:
-                group.start_soon(self._listen, group.cancel_scope)
-                try:
-                    await self._exchange()
-                except ClientDisconnect:
-                    self._client_left = True
-                except Exception as exc:  # noqa: BLE001 -- told to the client, or raised again below
-                    self._error = exc
-                group.cancel_scope.cancel()
+            await self._watch.run(self._exchange())
+        except Exception as exc:  # noqa: BLE001 -- told to the client, or raised again below
+            error = exc
         finally:
-            self._inbound.close()
-        if self._client_left:
+            await self._close()
+        if error is None:
+            return True
+        if isinstance(error, ClientDisconnect):
             await self._note_departure()
-        elif self._error is not None:
-            await self._fail(self._error)
-        return not self._client_left
+            return False
+        await self._fail(error)
+        return True
 
-    async def _listen(self, scope: anyio.CancelScope) -> None:
-        left = await self._inbound.listen()
-        # Servers say "disconnect" when the answer is complete, too.
-        if left and not self._complete:
-            self._client_left = True
-            scope.cancel()
+    async def _close(self) -> None:
+        self._inbound.stop()
+        if self._hints is not None:
+            self._hints.cancel()
+        try:
+            for generator in reversed(self._made):  # they have clean-up of their own
+                with anyio.CancelScope(shield=True):
+                    await generator.aclose()
+        finally:
+            if self._response is not None:
+                await self._response.aclose()
 
     async def _exchange(self) -> None:
-        response = await self._source.open(self._inbound)
-        try:
-            self._has_head = True
+        response = await self._source.open(self._inbound, self._informed())
+        if isinstance(response, Response):
+            self._response = response
             outgoing = await self._prepare(response)
-            if isinstance(outgoing, Outgoing):
-                await self._stream(outgoing)
-            else:
-                await outgoing(self._scope, self._receive, self._send_message)
-        finally:
-            with anyio.CancelScope(shield=True):
-                await response.aclose()
-
-    async def _stream(self, outgoing: Outgoing) -> None:
-        outgoing.settle()
-        try:
-            await self._stream_settled(outgoing)
-        finally:
-            # A generator of the route's own, around the upstream's body, has clean-up of its own.
-            if isinstance(outgoing.body, AsyncGenerator):
-                with anyio.CancelScope(shield=True):
-                    await outgoing.body.aclose()
-
-    async def _stream_settled(self, outgoing: Outgoing) -> None:
-        chunks, left = outgoing.body, outgoing.length
-        first = await anext(chunks, b"") if left else b""
-        await self._send_message(
-            {"type": "http.response.start", "status": outgoing.status, "headers": outgoing.headers}
-        )
+        else:
+            outgoing = response
         self._inbound.listen_now()
-        if outgoing.bodiless and outgoing.has_body_to_read:
+        if isinstance(outgoing, Outgoing):
+            await self._stream(outgoing, response.extensions if isinstance(response, Response) else {})
+        else:
+            await outgoing(self._scope, self._receive, self._send_message)
+
+    # What goes out.
+
+    async def _prepare(self, response: Response) -> Outgoing | StarletteResponse:
+        door, policy = self._door, self._door.rules.policy
+        outgoing = Outgoing(
+            response,
+            door.rules,
+            to_head=self._scope["method"] == "HEAD",
+            from_head=self._source.method == "HEAD",
+        )
+        self._counted(outgoing.length or 0)
+        if door.rewrite is not None:
+            outgoing.headers = door.rewrite(outgoing.headers)
+        if policy.via_in_responses and policy.via is not None:
+            version = response.extensions.get("http_version", b"HTTP/1.1")
+            outgoing.name_us(version.decode("ascii").removeprefix("HTTP/"), door.via)
+        if policy.server_timing:
+            outgoing.time_upstream(self._source.asked_at)
+        if door.hooks.on_response is not None:
+            replacement = await self._ask_about(outgoing)
+            if replacement is not None:
+                return replacement
+        if door.headers:
+            outgoing.put(door.headers)
+        return outgoing
+
+    async def _ask_about(self, outgoing: Outgoing) -> StarletteResponse | None:
+        before = outgoing.body
+        assert self._door.hooks.on_response is not None
+        try:
+            replacement = await ask_about(outgoing, self._door.hooks.on_response)
+        except Exception as exc:
+            raise HookFailed from exc
+        if outgoing.body is not before and isinstance(outgoing.body, AsyncGenerator):
+            self._made.append(outgoing.body)
+        return replacement
+
+    async def _stream(self, outgoing: Outgoing, extensions: dict[str, Any]) -> None:
+        outgoing.settle()
+        if outgoing.status >= FIRST_ERROR and not self._inbound.complete and self._scope.get("http_version") == "1.1":
+            # The rest of the request is not wanted (RFC 9112, section 9.6).
+            outgoing.headers.append((b"connection", b"close"))
+        if self._door.rules.policy.heartbeat is not None and outgoing.is_stream_of_events and runs_asyncio():
+            outgoing.body = beating = with_heartbeat(outgoing.body, self._door.rules.policy.heartbeat)
+            self._made.append(beating)
+        left = outgoing.length
+        trailers = extensions.get("trailers") if self._may_send_trailers() else None
+        first = b""
+        if left:
+            first = await anext(outgoing.body, b"")
+        elif left is None and outgoing.take_whole is not None and not outgoing.bodiless:
+            first = outgoing.take_whole()
+            left = len(first) or None
+        await self._send_head(outgoing, trailers=trailers is not None)
+        await self._send_rest(outgoing, first, left)
+        if trailers is not None:
+            headers = response_headers(trailers)
+            await self._send({"type": "http.response.trailers", "headers": headers, "more_trailers": False})
+
+    async def _send_rest(self, outgoing: Outgoing, first: bytes, left: int | None) -> None:
+        if outgoing.bodiless:
+            if not outgoing.has_body_to_read:
+                # The engine knows that nothing follows; whatever else carried it has to be told.
+                await anext(outgoing.body, b"")
             await self._send_body(b"", more=False)
-            return  # nobody wants it, so the connection is closed on it
+            return  # a body that nobody wants is closed on
+        sent = 0
         if first:
+            sent = self._counted(len(first))
             left = await self._send_piece(first, left)
-        async for chunk in chunks:
-            if chunk and not outgoing.bodiless:
+        async for chunk in outgoing.body:
+            if chunk:
+                sent = self._counted(sent + len(chunk))
                 left = await self._send_piece(chunk, left)
-        if not self._complete:
+        if not self._watch.over:
             await self._send_body(b"", more=False)
+
+    def _counted(self, length: int) -> int:
+        """Return a number of bytes of the body, if it may have as many."""
+        limit = self._door.rules.policy.max_response_body
+        if limit is not None and length > limit:
+            raise ResponseTooLarge(f"the body is longer than the {limit} bytes that max_response_body allows")
+        return length
 
     async def _send_piece(self, chunk: bytes, left: int | None) -> int | None:
         """Send a piece of the body; return how much of it is left, if that is known."""
@@ -220,41 +236,101 @@ class Relay:
         await self._send_body(chunk, more=left != 0)
         return left
 
+    async def _send_head(self, outgoing: Outgoing, *, trailers: bool) -> None:
+        if self._hints is not None:
+            hints, self._hints = self._hints, None
+            await hints
+        message: Message = {
+            "type": "http.response.start",
+            "status": outgoing.status,
+            "headers": outgoing.headers,
+        }
+        if trailers:
+            message["trailers"] = True
+        await self._send_message(message)
+
     async def _send_body(self, chunk: bytes, *, more: bool) -> None:
         await self._send_message({"type": "http.response.body", "body": chunk, "more_body": more})
 
     async def _send_message(self, message: Message) -> None:
         self._started = True
+        watch = self._watch
         if message["type"] == "http.response.body" and not message.get("more_body", False):
-            self._complete = True
+            watch.over = True
+        watch.sending_since = monotonic()
         try:
             await self._send(message)
         except OSError:
             # How servers of ASGI 2.4 say that the client has left.
             raise ClientDisconnect from None
+        finally:
+            watch.sending_since = None
+
+    # What only some servers can pass on.
+
+    def _may_send_trailers(self) -> bool:
+        return "http.response.trailers" in (self._scope.get("extensions") or ())
+
+    def _informed(self) -> Callable[[int, list[Header]], None] | None:
+        return self._inform if "http.response.early_hint" in (self._scope.get("extensions") or ()) else None
+
+    def _inform(self, status: int, headers: list[Header]) -> None:
+        links = [value for name, value in headers if name.lower() == b"link"]
+        if status == EARLY_HINTS and links and not self._started:
+            self._hints = asyncio.get_running_loop().create_task(self._send_hints(self._hints, links))
+
+    async def _send_hints(self, earlier: "asyncio.Task[None] | None", links: list[bytes]) -> None:
+        if earlier is not None:
+            await earlier
+        await self._send({"type": "http.response.early_hint", "links": links})
+
+    # What goes wrong.
 
     async def _fail(self, error: Exception) -> None:
-        if isinstance(error, TargetRefused):
-            failure = Failure.TARGET_REFUSED
-        elif isinstance(error, UnusableStatus):
-            failure = Failure.RESPONSE_HEAD_BROKE
-        elif isinstance(error, TransportError | ClientClosed):
-            failure = failure_of(error, in_body=self._has_head)
-        else:
-            raise error  # not the upstream's fault: the app's own handlers see it
+        failure = self._failure_of(error)
+        if failure is None:
+            raise error if not isinstance(error, HookFailed) else _cause_of(error)
+        if failure is ProxyFailure.HOOK_FAILED:
+            error = _cause_of(error)
         detail = f"{type(error).__name__}: {str(error) or error.__doc__}"
-        if self._complete:
+        if self._watch.over:
             self._log(logging.DEBUG, failure, f"after the end of the answer: {detail}")
         elif self._started:
             self._log(logging.WARNING, failure, f"after the beginning of the answer, which is broken off: {detail}")
             await self._break_off(failure)
         else:
-            self._log(logging.WARNING, failure, f"answered with {failure.status}: {detail}")
-            headers, body = answer(failure)
-            await self._send({"type": "http.response.start", "status": failure.status, "headers": headers})
-            await self._send({"type": "http.response.body", "body": body, "more_body": False})
+            trace = error if failure is ProxyFailure.HOOK_FAILED else None
+            self._log(logging.WARNING, failure, f"answered with {failure.status}: {detail}", trace)
+            await self._answer(failure, error)
 
-    async def _break_off(self, failure: Failure) -> NoReturn:
+    def _failure_of(self, error: Exception) -> ProxyFailure | None:
+        """Return what it means; None if the app's own handlers are to see it."""
+        if isinstance(error, TransportError | ClientClosed):
+            return failure_of(error, in_body=self._response is not None)
+        if isinstance(error, RequestRefused):
+            return error.failure
+        if isinstance(error, HookFailed):
+            return ProxyFailure.HOOK_FAILED if self._door.answers_for_hooks else None
+        return next((failure for kind, failure in _FAILURES if isinstance(error, kind)), None)
+
+    async def _answer(self, failure: ProxyFailure, error: Exception) -> None:
+        door = self._door
+        if door.hooks.on_failure is not None:
+            response = await ask(door.hooks.on_failure, self._shown(), failure, error)
+            if response is not None:
+                await response(self._scope, self._receive, self._send)
+                return
+        name = door.via.decode("ascii") if door.rules.policy.proxy_status else None
+        headers, body = answer(failure, proxy_status=name)
+        await self._send({"type": "http.response.start", "status": failure.status, "headers": headers})
+        await self._send({"type": "http.response.body", "body": body, "more_body": False})
+
+    def _shown(self) -> ProxyRequest:
+        return self._source.shown() or ProxyRequest(
+            self._source.method, self._source.url, [], Timeouts(), Request(self._scope)
+        )
+
+    async def _break_off(self, failure: ProxyFailure) -> NoReturn:
         # Starlette's BaseHTTPMiddleware ends an answer properly even if the app inside has raised,
         # but not if it meets a message that it does not know. Servers refuse one, which is fine.
         with suppress(Exception):
@@ -266,19 +342,35 @@ class Relay:
         ) from None
 
     async def _note_departure(self) -> None:
-        self._log(logging.DEBUG, Failure.CLIENT_LEFT, "recorded as 499")
+        self._log(logging.DEBUG, ProxyFailure.CLIENT_LEFT, "recorded as 499")
         if not self._started:
             # Servers ignore this, but middleware in between counts on an answer and records its status.
+            status = ProxyFailure.CLIENT_LEFT.status
             with suppress(Exception):
-                await self._send({"type": "http.response.start", "status": Failure.CLIENT_LEFT.status, "headers": []})
+                await self._send({"type": "http.response.start", "status": status, "headers": []})
                 await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    def _log(self, level: int, failure: Failure, detail: str) -> None:
+    def _log(self, level: int, failure: ProxyFailure, detail: str, error: Exception | None = None) -> None:
+        if not _logger.isEnabledFor(level):
+            return
         # User information and queries may hold secrets, and a line break would forge another line.
         url = _USER_INFORMATION.sub("//", self._source.url.partition("?")[0])
         url, detail = (_CONTROLS.sub("?", text) for text in (url, detail))
-        _logger.log(level, "%s %s: %s, %s", self._source.method, url, failure.label, detail)
+        _logger.log(level, "%s %s: %s, %s", self._source.method, url, failure.label, detail, exc_info=error)
 
 
+_FAILURES: tuple[tuple[type[Exception], ProxyFailure], ...] = (
+    (TargetRefused, ProxyFailure.TARGET_REFUSED),
+    (LoopDetected, ProxyFailure.LOOP_DETECTED),
+    (UnusableStatus, ProxyFailure.RESPONSE_INVALID),
+    (RequestTooLarge, ProxyFailure.REQUEST_TOO_LARGE),
+    (ResponseTooLarge, ProxyFailure.RESPONSE_TOO_LARGE),
+    (ClientStalled, ProxyFailure.CLIENT_STALLED),
+)
 _USER_INFORMATION = re.compile(r"//[^/]*@")
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+def _cause_of(error: Exception) -> Exception:
+    cause = error.__cause__
+    return cause if isinstance(cause, Exception) else error

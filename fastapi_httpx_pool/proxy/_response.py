@@ -1,55 +1,28 @@
 """The door for routes: a Starlette response that is an upstream's."""
 
-import inspect
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from typing import TYPE_CHECKING, Self
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, Self
 
 import httpx
 from starlette.background import BackgroundTask
-from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from .. import messages
 from .._state import client_in
-from ..messages import Header
 from ..settings import TimeoutSettings
-from ._headers import check_values, replaced
-from ._relay import Outgoing, Relay, is_usable
-from ._source import Forwarded, Opened, Source, check_request, timeouts_from, timeouts_of
+from ._hooks import Hooks, OnFailure, OnRequest, OnResponse
+from ._policy import ProxyPolicy
+from ._relay import Door, Relay
+from ._rules import Rules
+from ._source import Forwarded, Opened, Source, Where, timeouts_from, timeouts_of, wishes_from
+from ._target import Target, TargetRefused, parse_target
+from ._via import pseudonym
 
 if TYPE_CHECKING:
     import httpx2
 
-__all__ = ("StreamingProxyResponse", "UpstreamResponse")
-
-
-class UpstreamResponse:
-    """
-    An upstream's answer on its way to the client, for ``on_response`` to read and change.
-
-    Hop-by-hop headers are gone already. To rewrite the body, put another async iterator around it:
-    ``response.body = upper(response.body)``. The ``Content-Length`` of a replaced body is dropped.
-
-    The chunks are as on the wire. If the upstream might compress what you want to read, send it
-    ``headers={"accept-encoding": "identity"}``.
-    """
-
-    status_code: int
-    headers: MutableHeaders
-    """Changed in place; repeated lines and bytes beyond ASCII are kept."""
-    body: AsyncIterator[bytes]
-
-    def __init__(self, status_code: int, headers: list[Header], body: AsyncIterator[bytes]) -> None:
-        self.status_code = status_code
-        self.headers = MutableHeaders(raw=headers)
-        self.body = body
-
-
-Answer = Response | UpstreamResponse | None
-OnResponse = Callable[[UpstreamResponse], Answer | Awaitable[Answer]]
-"""Changes the answer that it is given, or returns another one; a function or an async one."""
+__all__ = ("CLIENTS_OWN", "Streamed", "StreamingProxyResponse", "body_of")
 
 
 class _ClientsOwn(TimeoutSettings):
@@ -59,10 +32,28 @@ class _ClientsOwn(TimeoutSettings):
         return "the client's own"
 
 
-_CLIENTS_OWN = _ClientsOwn()
+CLIENTS_OWN = _ClientsOwn()
 
 
-class StreamingProxyResponse(Response):
+class Streamed(Response):
+    """A response that is an upstream's, however it was asked for."""
+
+    def __init__(self, source: Source, door: Door, background: BackgroundTask | None) -> None:
+        # Not Starlette's __init__: it would give an empty body a Content-Length.
+        self.status_code = 200
+        self.background = background
+        self.init_headers()
+        self._source = source
+        self._door = door
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Relay the answer, then run the background task."""
+        self._door.headers = self.raw_headers
+        if await Relay(scope, receive, send, self._source, self._door).run() and self.background is not None:
+            await self.background()
+
+
+class StreamingProxyResponse(Streamed):
     """
     Sends the inbound request to a URL and streams the answer back: status, headers and body as they come.
 
@@ -82,8 +73,11 @@ class StreamingProxyResponse(Response):
         client: "httpx.AsyncClient | httpx2.AsyncClient | None" = None,
         method: str | None = None,
         headers: Mapping[str, str | None] | None = None,
-        timeout: "TimeoutSettings | httpx.Timeout | httpx2.Timeout | float | None" = _CLIENTS_OWN,
+        timeout: "TimeoutSettings | httpx.Timeout | httpx2.Timeout | float | None" = CLIENTS_OWN,
+        policy: ProxyPolicy | None = None,
+        on_request: OnRequest | None = None,
         on_response: OnResponse | None = None,
+        on_failure: OnFailure | None = None,
         background: BackgroundTask | None = None,
     ) -> None:
         """
@@ -103,35 +97,51 @@ class StreamingProxyResponse(Response):
                 server may want ``{"cookie": None, "authorization": None}``. Those that belong to a
                 connection or to the framing are left out.
             timeout: In seconds, or as settings, instead of the client's; None for no limit.
+            policy: What is done to what passes through. Rewriting addresses needs a ``ReverseProxy``,
+                which knows both sides.
+            on_request: Sees the request before it goes out; may change it or answer it.
             on_response: Sees the answer before it goes out; may change it or return another.
+            on_failure: Sees what went wrong before the first byte; may answer.
             background: Runs when the client has its answer.
 
         Raises:
             ClientNotStarted: No client was given and no lifespan of ours ran.
-            TypeError: The client is not an ``AsyncClient`` of either family.
+            TypeError: The client is not an ``AsyncClient`` of either family; or a hook is no function.
             ValueError: The URL is not one that a request can be sent to, or the method or a header
-                would break the request.
+                would break the request; or the policy rewrites.
             RuntimeError: The route has consumed the request's body, by a form for example.
             pydantic.ValidationError: The timeout is none.
         """
-        check_request(request)
+        body = body_of(request)
+        rules = Rules.of(policy)
+        if rules.rewrites:
+            raise ValueError(
+                "rewrite_location and rewrite_cookies need to know both sides' paths, so they work with "
+                "ReverseProxy(...).response(request), not with StreamingProxyResponse(request, url)"
+            )
         if client is None:
             client = client_in(request)
-        source = Forwarded(
-            request,
-            str(url),
-            client,
-            method=method,
-            headers=headers,
-            timeouts=timeouts_of(client) if timeout is _CLIENTS_OWN else timeouts_from(timeout),
-        )
-        self._take(source, on_response, background)
+        hooks = Hooks(on_request, on_response, on_failure)
+        limits = timeouts_of(client) if timeout is CLIENTS_OWN else timeouts_from(timeout)
+        wishes = wishes_from(client, limits, method, headers)
+        target = _target_of(_absolute(str(url), client))
+        name = pseudonym(rules.policy.via, "" if isinstance(target, TargetRefused) else _place(target))
+
+        def where() -> Where:
+            if isinstance(target, TargetRefused):
+                raise target
+            return Where(target.origin, target.host, target.with_query(request.scope["query_string"]))
+
+        via = name.encode("ascii")
+        source = Forwarded(request.scope, where, wishes, rules=rules, hooks=hooks, via=via, body=body)
+        super().__init__(source, Door(rules, hooks, via, [], None, answers_for_hooks=False), background)
 
     @classmethod
     def from_response(
         cls,
         response: "httpx.Response | httpx2.Response",
         *,
+        policy: ProxyPolicy | None = None,
         on_response: OnResponse | None = None,
         background: BackgroundTask | None = None,
     ) -> Self:
@@ -146,61 +156,47 @@ class StreamingProxyResponse(Response):
             RuntimeError: It was closed before it was read.
         """
         self = cls.__new__(cls)
-        self._take(Opened(response), on_response, background)
+        rules, hooks = Rules.of(policy), Hooks(None, on_response, None)
+        door = Door(rules, hooks, pseudonym(rules.policy.via, "").encode("ascii"), [], None, answers_for_hooks=False)
+        Streamed.__init__(self, Opened(response), door, background)
         return self
 
-    def _take(self, source: Source, on_response: OnResponse | None, background: BackgroundTask | None) -> None:
-        # Not Starlette's __init__: it would give an empty body a Content-Length.
-        self.status_code = 200
-        self.background = background
-        self.init_headers()
-        self._source = source
-        self._on_response = on_response
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Relay the answer, then run the background task."""
-
-        async def prepare(response: messages.Response) -> Outgoing | Response:
-            return await self._prepare(response, head_request=scope["method"] == "HEAD")
-
-        if await Relay(scope, receive, send, self._source, prepare).run() and self.background is not None:
-            await self.background()
-
-    async def _prepare(self, response: messages.Response, *, head_request: bool) -> Outgoing | Response:
-        outgoing = Outgoing(response, to_head=head_request, from_head=self._source.method == "HEAD")
-        if self._on_response is not None:
-            replacement = await self._ask_hook(outgoing, self._on_response)
-            if replacement is not None:
-                return replacement
-        if self.raw_headers:
-            # Cookies are added to the upstream's; other headers stand in their place.
-            cookies = [line for line in self.raw_headers if line[0] == b"set-cookie"]
-            others = [line for line in self.raw_headers if line[0] != b"set-cookie"]
-            outgoing.headers = replaced(outgoing.headers, others) + cookies
-        return outgoing
-
-    async def _ask_hook(self, outgoing: Outgoing, hook: OnResponse) -> Response | None:
-        given = UpstreamResponse(outgoing.status, outgoing.headers, outgoing.body)
-        length = given.headers.get("content-length")
-        result = hook(given)
-        answer: Answer = await result if inspect.isawaitable(result) else result
-        if isinstance(answer, Response):
-            return answer
-        if answer is None:
-            answer = given
-        _check_answer(answer)
-        if answer.body is not outgoing.body and answer.headers.get("content-length") == length:
-            del answer.headers["content-length"]
-        outgoing.status, outgoing.headers, outgoing.body = answer.status_code, answer.headers.raw, aiter(answer.body)
-        return None
+def _target_of(url: str) -> Target | TargetRefused:
+    try:
+        return parse_target(url)
+    except TargetRefused as exc:
+        # Not the route's fault but its caller's, who gets the answer.
+        return exc
 
 
-def _check_answer(answer: UpstreamResponse) -> None:
-    if not isinstance(answer, UpstreamResponse):
-        raise TypeError(
-            f"on_response returned {answer!r}; it may change the response that it is given and return nothing, "
-            "or return that one, or another starlette.responses.Response"
+def _place(target: Target) -> str:
+    return target.origin_url + target.path.decode("latin-1")
+
+
+def _absolute(url: str, client: Any) -> str:
+    if not url.startswith("/") or not client.base_url.host:
+        return url
+    # User information in a base URL is the client's own way to authenticate.
+    base = str(client.base_url.copy_with(userinfo=b""))
+    return base.rstrip("/") + url
+
+
+def body_of(request: Request) -> bytes | None:
+    """
+    Return the body that a route has read already, if it has.
+
+    Raises:
+        TypeError: It is not a request.
+        RuntimeError: The body is gone.
+    """
+    if not isinstance(request, Request):
+        raise TypeError(f"{request!r} is not a Request; write StreamingProxyResponse(request, url)")
+    body: bytes | None = getattr(request, "_body", None)
+    # A form is parsed as it comes and leaves nothing to send; a body that was read whole is kept.
+    if request._stream_consumed and body is None:
+        raise RuntimeError(
+            "The request's body has been consumed before it could be sent on: by a Form() or UploadFile parameter "
+            "of the route, or by request.stream(). Declare none, or call `await request.body()` first."
         )
-    if not is_usable(answer.status_code):
-        raise ValueError(f"on_response set the status {answer.status_code}; it must be from 200 to 599")
-    check_values(answer.headers.raw)
+    return body

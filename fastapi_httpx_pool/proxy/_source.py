@@ -1,19 +1,87 @@
 """Where an answer comes from: the inbound request sent on, or a response that a route has opened."""
 
-from collections.abc import AsyncIterable, Mapping
-from typing import Any, Protocol, final
+from collections.abc import AsyncIterable, Callable, Mapping
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any, NamedTuple, Protocol, final
+from weakref import WeakKeyDictionary
 
 from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope
 
 from .. import messages
-from ..messages import Header, Timeouts
+from ..messages import Header, Origin, Timeouts
 from ..settings import TimeoutSettings
 from ..transports import PooledClient, family_of, handler_for, response_over
-from ._headers import framing_of, method_in_bytes, replaced, request_headers, sendable, with_one_cookie_line
-from ._inbound import Inbound
-from ._target import Target, TargetRefused, parse_target
+from ._failures import ProxyFailure
+from ._headers import (
+    check_values,
+    has_token,
+    method_in_bytes,
+    replaced,
+    sendable,
+    sift,
+    with_one_cookie_line,
+)
+from ._hooks import Hooks, ProxyRequest, ask
+from ._inbound import Inbound, RequestTooLarge
+from ._rules import Rules
+from ._target import parse_target
+from ._via import check_loop, max_forwards, via_line
 
-__all__ = ("Forwarded", "Opened", "Source", "check_request", "timeouts_from", "timeouts_of")
+__all__ = (
+    "Forwarded",
+    "HookFailed",
+    "Opened",
+    "RequestRefused",
+    "Source",
+    "Where",
+    "Wishes",
+    "timeouts_from",
+    "timeouts_of",
+    "wishes_from",
+)
+
+Informed = Callable[[int, list[Header]], None]
+"""Is told of informational responses."""
+
+_HTTP1 = frozenset(("1.0", "1.1"))
+_EVENTS = b"text/event-stream"
+_CONTINUE = b"100-continue"
+# RFC 9110, section 9.3.8: a TRACE must not tell its sender's own secrets to whoever reads the answer.
+_SECRET = frozenset((b"authorization", b"cookie", b"proxy-authorization"))
+
+
+class RequestRefused(Exception):
+    """The inbound request is not sent on."""
+
+    def __init__(self, failure: ProxyFailure, text: str) -> None:
+        super().__init__(text)
+        self.failure = failure
+
+
+class HookFailed(Exception):
+    """A hook raised what is its cause."""
+
+
+class Where(NamedTuple):
+    """One place upstream."""
+
+    origin: Origin
+    host: bytes
+    """For the ``Host`` line."""
+    target: bytes
+
+    @property
+    def origin_url(self) -> str:
+        """The URL without path and query."""
+        return f"{self.origin.scheme.decode('ascii')}://{self.host.decode('ascii')}"
+
+    @property
+    def url(self) -> str:
+        """All of it, octet by octet."""
+        return self.origin_url + self.target.decode("latin-1")
 
 
 class Source(Protocol):
@@ -21,132 +89,345 @@ class Source(Protocol):
 
     method: str
     """Of the upstream's request."""
-    url: str
+    asked_at: float
+    """When it was asked, by ``perf_counter``."""
 
     @property
-    def request(self) -> Request | None:
-        """Whose body is sent on."""
+    def url(self) -> str:
+        """Where it comes from, for the log."""
 
-    async def open(self, inbound: Inbound) -> messages.Response:
+    def inbound(self, receive: Receive) -> Inbound:
+        """Return the inbound side."""
+
+    async def open(self, inbound: Inbound, informed: Informed | None) -> messages.Response | Response:
         """
-        Get it.
+        Get it; or what is to be answered instead.
 
         Raises:
             TargetRefused: The URL leads where the route did not mean it to.
+            RequestRefused: The request is not one that is sent on.
+            LoopDetected: It has been here before.
+            HookFailed: What ``on_request`` raised is the cause.
             TransportError: The upstream could not be reached, or did not answer.
         """
-        ...
+
+    def shown(self) -> ProxyRequest | None:
+        """Return the request as hooks see it, as far as there is one."""
 
 
 @final
 class Opened:
     """A response of either family that is open already."""
 
-    request: None = None
+    asked_at = 0.0
 
     def __init__(self, response: Any) -> None:
         self._response = response_over(response)
         try:
             self.method: str = response.request.method
-            self.url = str(response.request.url)
+            self.url: str = str(response.request.url)
         except RuntimeError:  # made by hand, without a request
             self.method, self.url = "GET", ""
 
-    async def open(self, inbound: Inbound) -> messages.Response:
+    def inbound(self, receive: Receive) -> Inbound:
+        """Return a side of which nobody wants the body."""
+        return Inbound(receive, body=None, expected=False, reserved=False, limit=None)
+
+    async def open(self, inbound: Inbound, informed: Informed | None) -> messages.Response:
         """Return it."""
         return self._response
+
+    def shown(self) -> None:
+        """Return None: nothing was sent on."""
+
+
+@dataclass(slots=True)
+class Wishes:
+    """What one request wants otherwise than the rules."""
+
+    client: Any
+    timeouts: Timeouts
+    method: bytes | None = None
+    headers: tuple[list[Header], frozenset[bytes]] = field(default=([], frozenset()))
+    """Lines to send in the place of others, and names to leave out."""
+
+
+def wishes_from(
+    client: Any, timeouts: Timeouts, method: str | None = None, headers: Mapping[str, str | None] | None = None
+) -> Wishes:
+    """Return them; raise ValueError for a method or a header that would break the request."""
+    wishes = Wishes(client, timeouts)
+    if method is not None:
+        wishes.method = method_in_bytes(method)
+    if headers:
+        wishes.headers = sendable(headers)
+    return wishes
 
 
 @final
 class Forwarded:
-    """The inbound request, sent on to a URL."""
+    """The inbound request, sent on."""
 
     def __init__(
         self,
-        request: Request,
-        url: str,
-        client: Any,
+        scope: Scope,
+        where: Callable[[], Where],
+        wishes: Wishes,
         *,
-        method: str | None,
-        headers: Mapping[str, str | None] | None,
-        timeouts: Timeouts,
+        rules: Rules,
+        hooks: Hooks,
+        via: bytes,
+        prefix: str = "",
+        body: bytes | None = None,
+        host: bytes | None = None,
     ) -> None:
-        self.method = request.method if method is None else method
-        self.url = _absolute(url, client)
-        self.request = request
-        self._client = client
-        self._method = method_in_bytes(self.method)
-        self._extra, self._removed = sendable(headers or {})
-        self._timeouts = timeouts
-        self._target: Target | TargetRefused
-        try:
-            self._target = parse_target(self.url)
-        except TargetRefused as exc:
-            # Not the route's fault but its caller's, who gets the answer.
-            self._target = exc
+        """
+        Take the request and where it is to go.
 
-    async def open(self, inbound: Inbound) -> messages.Response:
-        """Send the request on."""
-        target = self._target
-        if isinstance(target, TargetRefused):
-            raise target
-        body, chunked = await self._body(inbound)
-        request = messages.Request(
-            method=self._method,
-            origin=target.origin,
-            target=target.with_query(self.request.scope["query_string"]),
-            headers=self._headers(target, chunked=chunked),
-            body=body,
-            timeouts=self._timeouts,
-        )
-        return await handler_for(self._client, target.origin_url)(request)
-
-    async def _body(self, inbound: Inbound) -> tuple[AsyncIterable[bytes] | None, bool]:
-        """Return the inbound body, if there is one, and whether it goes out in chunks."""
-        framing = framing_of(self.request.headers.raw)
-        if framing is not None:
-            return inbound, framing == b"transfer-encoding"
-        # HTTP/2 and 3 need no header for a body: only looking tells.
-        if not self._is_http1 and await inbound.has_body():
-            return inbound, True
-        return None, False
-
-    def _headers(self, target: Target, *, chunked: bool) -> list[Header]:
-        scope = self.request.scope
-        inbound = self.request.headers.raw
-        headers = request_headers(
-            inbound if self._is_http1 else with_one_cookie_line(inbound),
-            host=target.host,
-            peer=None if scope.get("client") is None else scope["client"][0],
-            scheme=scope["scheme"],
-            chunked=chunked,
-        )
-        headers = [line for line in headers if line[0].lower() not in self._removed]
-        return replaced(headers, self._extra)
+        Args:
+            scope: The request's.
+            where: Says where; may raise TargetRefused.
+            wishes: Of this one request.
+            rules: Of all.
+            hooks: The application's.
+            via: Our name.
+            prefix: Of the public path.
+            body: What the route has read already; all of it.
+            host: What the client asked for, if that is not what ``Host`` says.
+        """
+        self._scope = scope
+        self._where = where
+        self._wishes = wishes
+        self._rules = rules
+        self._hooks = hooks
+        self._via = via
+        self._prefix = prefix
+        self._body = body
+        self._authority = host
+        self._is_http1 = scope.get("http_version", "1.1") in _HTTP1
+        inbound: list[Header] = scope["headers"]
+        if not self._is_http1:
+            inbound = with_one_cookie_line(inbound)
+        self._inbound = inbound
+        self._headers, self._special = sift(inbound, rules.special, rules.ours)
+        self._found: Where | None = None
+        self.method = scope["method"] if wishes.method is None else wishes.method.decode("ascii")
+        self.asked_at = 0.0
 
     @property
-    def _is_http1(self) -> bool:
-        return self.request.scope["http_version"] in ("1.0", "1.1")
+    def url(self) -> str:
+        """Where it goes; as far as that has been found out, the inbound path otherwise."""
+        return str(self._scope["path"]) if self._found is None else self._found.url
 
-
-def _absolute(url: str, client: Any) -> str:
-    if not url.startswith("/") or not client.base_url.host:
-        return url
-    # User information in a base URL is the client's own way to authenticate.
-    base = str(client.base_url.copy_with(userinfo=b""))
-    return base.rstrip("/") + url
-
-
-def check_request(request: Request) -> None:
-    """Raise TypeError if it is none, and RuntimeError if its body is gone."""
-    if not isinstance(request, Request):
-        raise TypeError(f"{request!r} is not a Request; write StreamingProxyResponse(request, url)")
-    # A form is parsed as it comes and leaves nothing to send; a body that was read whole is kept.
-    if request._stream_consumed and not hasattr(request, "_body"):
-        raise RuntimeError(
-            "The request's body has been consumed before it could be sent on: by a Form() or UploadFile parameter "
-            "of the route, or by request.stream(). Declare none, or call `await request.body()` first."
+    def inbound(self, receive: Receive) -> Inbound:
+        """Return the inbound side."""
+        special = self._special
+        framed = b"transfer-encoding" in special or b"content-length" in special
+        return Inbound(
+            receive,
+            body=self._body,
+            expected=framed or not self._is_http1 or self._body is not None,
+            reserved=b"expect" in special,
+            limit=self._rules.policy.max_request_body,
         )
+
+    async def open(self, inbound: Inbound, informed: Informed | None) -> messages.Response | Response:
+        """Send the request on."""
+        local = self._check()
+        if local is not None:
+            return local
+        where = self._found = self._where()
+        body, framing = await self._framed(inbound)
+        request = messages.Request(
+            self.method.encode("ascii"),
+            where.origin,
+            where.target,
+            self._lines(where),
+            body,
+            self._wishes.timeouts,
+            {} if informed is None else {"informational": informed},
+        )
+        if self._hooks.on_request is not None:
+            answer = await self._ask_hook(request)
+            if answer is not None:
+                return answer
+        handler, speaks_continue = handler_for(self._wishes.client, self._found.origin_url)
+        request.headers += framing
+        if speaks_continue and framing and self._expects():
+            request.headers.append((b"expect", _CONTINUE))
+        return await self._sent(handler, request)
+
+    async def _sent(self, handler: messages.Handler, request: messages.Request) -> messages.Response:
+        policy, patience = self._rules.policy, request.timeouts
+        if policy.first_byte is not None:
+            request.timeouts = patience._replace(read=policy.first_byte)
+        self.asked_at = perf_counter() if policy.server_timing else 0.0
+        response = await handler(request)
+        # The engine asks for its limits each time that it waits.
+        if any(name.lower() == b"content-type" and value[:17].lower() == _EVENTS for name, value in response.headers):
+            request.timeouts = patience._replace(read=policy.stream_idle)
+        else:
+            request.timeouts = patience
+        return response
+
+    # What is not sent on.
+
+    def _check(self) -> Response | None:
+        """Return the answer to a request that is for us; raise for one that is for nobody."""
+        method, special = self.method, self._special
+        if method == "CONNECT" or (method == "TRACE" and not self._rules.policy.allow_trace):
+            raise RequestRefused(ProxyFailure.METHOD_REFUSED, f"{method} is not sent on")
+        # RFC 9112, section 3.2.
+        if len(special.get(b"host", ())) != 1 and self._scope.get("http_version") == "1.1":
+            raise RequestRefused(ProxyFailure.REQUEST_INVALID, "the request has no Host, or several")
+        if b"via" in special:
+            check_loop(self._lines_named(b"via"), self._via, self._rules.policy.max_hops)
+        self._check_length()
+        if method in ("OPTIONS", "TRACE"):
+            return self._answer_here()
+        return None
+
+    def _check_length(self) -> None:
+        limit = self._rules.policy.max_request_body
+        if limit is None or b"transfer-encoding" in self._special:
+            return
+        for value in self._special.get(b"content-length", ()):
+            if int(value) > limit:
+                raise RequestTooLarge(f"the body is longer than the {limit} bytes that max_request_body allows")
+
+    def _answer_here(self) -> Response | None:
+        if self._scope.get("raw_path", self._scope["path"].encode()) == b"*":
+            return Response(status_code=204)  # a ping of the server that it was sent to (RFC 9110, section 9.3.7)
+        try:
+            left = max_forwards(self.method, self._lines_named(b"max-forwards"))
+        except ValueError as exc:
+            raise RequestRefused(ProxyFailure.REQUEST_INVALID, str(exc)) from None
+        if left is None:
+            return None
+        if left == 0:
+            return Response() if self.method == "OPTIONS" else self._reflection()
+        self._special[b"max-forwards"] = [b"%d" % (left - 1)]
+        return None
+
+    def _reflection(self) -> Response:
+        """Return what a TRACE asks for."""
+        lines = [b"TRACE %s HTTP/%s" % (self._scope["path"].encode(), self._scope["http_version"].encode("ascii"))]
+        lines += [name + b": " + value for name, value in self._inbound if name.lower() not in _SECRET]
+        return Response(b"\r\n".join([*lines, b"", b""]), media_type="message/http")
+
+    # What is.
+
+    async def _framed(self, inbound: Inbound) -> tuple[bytes | AsyncIterable[bytes] | None, list[Header]]:
+        """Return the body, if there is one, and the line that says how it ends."""
+        special = self._special
+        if self._body is not None:
+            return await self._kept(inbound, self._body)
+        if b"transfer-encoding" in special:  # beside it, a length is not to be believed (RFC 9112, section 6.3)
+            return inbound, [(b"transfer-encoding", b"chunked")]
+        if b"content-length" in special:
+            return inbound, [(b"content-length", special[b"content-length"][0])]
+        # HTTP/2 and 3 need no header for a body: only looking tells.
+        if not self._is_http1 and await inbound.has_body():
+            return inbound, [(b"transfer-encoding", b"chunked")]
+        return None, []
+
+    async def _kept(self, inbound: Inbound, body: bytes) -> tuple[bytes | None, list[Header]]:
+        async for _ in inbound:
+            pass  # it is counted
+        framed = body or not {b"content-length", b"transfer-encoding"}.isdisjoint(self._special)
+        return (body, [(b"content-length", b"%d" % len(body))]) if framed else (None, [])
+
+    def _expects(self) -> bool:
+        wanted = self._special.get(b"expect", ())
+        return self._is_http1 and self._body is None and any(value.lower() == _CONTINUE for value in wanted)
+
+    def _lines_named(self, name: bytes) -> list[Header]:
+        return [(name, value) for value in self._special.get(name, ())]
+
+    def _lines(self, where: Where) -> list[Header]:
+        rules, special = self._rules, self._special
+        hosts = special.get(b"host")
+        public_host = self._authority or (hosts[0] if hosts else None)
+        keeps_host = rules.policy.preserve_host and public_host is not None
+        headers: list[Header] = [(b"host", public_host if keeps_host else where.host), *self._headers]  # type: ignore[list-item] # not None
+        ours = self._ours(public_host) if len(special) == 1 else [*self._still_true(), *self._ours(public_host)]
+        if rules.removed:
+            ours = [line for line in ours if line[0] not in rules.removed]
+            headers = replaced(headers, rules.to_upstream)
+        headers += ours
+        given, removed = self._wishes.headers
+        if given or removed:
+            headers = [line for line in headers if line[0].lower() not in removed]
+            headers = replaced(headers, given)
+        return headers
+
+    def _still_true(self) -> list[Header]:
+        """Return those lines that go on although they are about the way."""
+        headers = self._lines_named(b"via") + self._lines_named(b"max-forwards")
+        extensions = self._scope.get("extensions") or ()
+        if b"te" in self._special and "http.response.trailers" in extensions:
+            headers += self._te()
+        return headers
+
+    def _ours(self, public_host: bytes | None) -> list[Header]:
+        """Return what we say about the way ourselves."""
+        scope, rules = self._scope, self._rules
+        client = scope.get("client")
+        headers = rules.forwarding.lines(
+            self._inbound,
+            peer=None if client is None else client[0],
+            scheme=scope["scheme"],
+            host=public_host,
+            prefix=self._prefix,
+        )
+        if rules.policy.via is not None:
+            headers.append(via_line(scope.get("http_version", "1.1"), self._via))
+        return headers
+
+    def _te(self) -> list[Header]:
+        # The server can pass trailers on, so the upstream may send some (RFC 9110, section 10.1.4).
+        return [(b"te", b"trailers"), (b"connection", b"te")] if has_token(self._special[b"te"], b"trailers") else []
+
+    # The hook.
+
+    def shown(self) -> ProxyRequest:
+        """Return the request as it came, for whoever wonders what has become of it."""
+        return ProxyRequest(self.method, self.url, list(self._headers), self._wishes.timeouts, Request(self._scope))
+
+    async def _ask_hook(self, request: messages.Request) -> Response | None:
+        assert self._found is not None
+        hook = self._hooks.on_request
+        assert hook is not None
+        url = self._found.url
+        given = ProxyRequest(self.method, url, request.headers, request.timeouts, Request(self._scope))
+        try:
+            answer = await ask(hook, given)
+            if isinstance(answer, Response):
+                return answer
+            self._take_over(given if answer is None else answer, request, url)
+        except Exception as exc:
+            raise HookFailed from exc
+        return None
+
+    def _take_over(self, given: ProxyRequest, request: messages.Request, url: str) -> None:
+        if not isinstance(given, ProxyRequest):
+            raise TypeError(
+                f"on_request returned {given!r}; it may change the request that it is given and return nothing, "
+                "or return that one, or a starlette.responses.Response to answer at once"
+            )
+        request.method = method_in_bytes(given.method)
+        self.method = given.method
+        request.timeouts = given.timeouts
+        headers = given.headers.raw
+        check_values(headers)
+        if given.url != url:
+            target = parse_target(given.url)
+            self._found = Where(target.origin, target.host, target.with_query(b""))
+            request.origin, request.target = target.origin, self._found.target
+            if not self._rules.policy.preserve_host:
+                headers = replaced(headers, [(b"host", target.host)])
+        # How the body ends is not for a hook to say.
+        request.headers = [line for line in headers if line[0] not in (b"content-length", b"transfer-encoding")]
 
 
 def timeouts_of(client: Any) -> Timeouts:
@@ -157,9 +438,15 @@ def timeouts_of(client: Any) -> Timeouts:
         TypeError: It is not an ``AsyncClient`` of either family.
     """
     family_of(client)
-    timeouts = timeouts_from(client.timeout)
+    timeout = client.timeout
+    known = _limits_of.get(client)
+    if known is None or known[0] is not timeout:
+        known = _limits_of[client] = timeout, timeouts_from(timeout)
     # The families know no total.
-    return timeouts._replace(total=client.pool_settings.timeout.total) if isinstance(client, PooledClient) else timeouts
+    return known[1]._replace(total=client.pool_settings.timeout.total) if isinstance(client, PooledClient) else known[1]
+
+
+_limits_of: "WeakKeyDictionary[Any, tuple[Any, Timeouts]]" = WeakKeyDictionary()
 
 
 def timeouts_from(timeout: Any) -> Timeouts:

@@ -14,10 +14,15 @@ import httpx
 
 from ..messages import Origin
 
-__all__ = ("Target", "TargetRefused", "parse_target")
+__all__ = ("Target", "TargetRefused", "check_path", "encoded_octets", "origin_of", "parse_target")
 
 _URL = re.compile(r"(https?)://([^/?#]*)([^?#]*)(?:\?([^#]*))?(?:#.*)?", re.DOTALL | re.IGNORECASE)
+_IN_REQUEST_LINE = bytes(range(0x21, 0x7F))
 _NOT_IN_REQUEST_LINE = re.compile(rb"[^\x21-\x7e]")
+_NUL_OR_NO_ESCAPE = re.compile(rb"\x00|%(?:00|(?![0-9A-Fa-f]{2}))")
+_SLASH = re.compile(rb"[/\\]")
+_ROUNDS = 10
+"""How often a path is decoded at most; what is not plain then was made to deceive."""
 # Names, and addresses: what is beyond came into the URL with somebody's path.
 _HOST = re.compile(rb"[a-z0-9._-]+|[0-9a-f:.]+(%[0-9a-z._~-]+)?", re.IGNORECASE)
 LAST_PORT = 65535
@@ -47,7 +52,7 @@ class Target(NamedTuple):
         """Return the request target: with the URL's own query, or else with this one, if there is any."""
         own = self.query
         if own is None:
-            own = _encoded_octets(query) or None
+            own = encoded_octets(query) or None
         return self.path if own is None else self.path + b"?" + own
 
 
@@ -59,7 +64,7 @@ def parse_target(url: str) -> Target:
         ValueError: It is not an absolute http or https URL.
         TargetRefused: It has user information, a ``..`` segment (also an encoded one), or a host
             that is none: the marks of a path of the client's that was joined to a base and would
-            leave it.
+            leave it. Or its path is one that ``check_path`` refuses for another reason.
     """
     match = _URL.fullmatch(url)
     if match is None:
@@ -71,16 +76,42 @@ def parse_target(url: str) -> Target:
     scheme, authority, path, query = match.groups()
     if "@" in authority:
         raise TargetRefused("the URL has user information before its host")
-    origin, host = _origin(scheme.lower(), authority)
+    origin, host = origin_of(scheme.lower(), authority)
     raw_path = _encoded(path) or b"/"
-    segments = re.split(rb"[/\\]", unquote_to_bytes(raw_path))
-    if b".." in segments:
-        raise TargetRefused("the URL's path has a '..' segment")
+    check_path(raw_path)
     return Target(origin, host, raw_path, None if query is None else _encoded(query))
 
 
+def check_path(octets: bytes, *, strict: bool = False) -> None:
+    """
+    Look whether a path stays where it is put, and is one at all.
+
+    It is looked at as its recipient reads it: decoded once, with backslashes for slashes. What only
+    resembles a ``..`` passes.
+
+    Args:
+        octets: As they stand in a request line.
+        strict: Whether the recipient may decode more than once.
+
+    Raises:
+        TargetRefused: It has a ``..`` segment, a NUL, or a percent sign that escapes nothing.
+    """
+    if b"%" not in octets and b".." not in octets and b"\x00" not in octets:
+        return
+    if _NUL_OR_NO_ESCAPE.search(octets):
+        raise TargetRefused("the path has a NUL, or a percent sign that escapes nothing")
+    for _ in range(_ROUNDS):
+        encoded, octets = octets, unquote_to_bytes(octets)
+        if b".." in octets and b".." in _SLASH.split(octets):
+            raise TargetRefused("the path has a '..' segment")
+        if not strict or octets == encoded:
+            return
+    raise TargetRefused(f"the path is percent-encoded more than {_ROUNDS - 1} times over")
+
+
 @lru_cache(maxsize=1024)
-def _origin(scheme: str, authority: str) -> tuple[Origin, bytes]:
+def origin_of(scheme: str, authority: str) -> tuple[Origin, bytes]:
+    """Return the origin and the ``Host`` line's value of an authority without user information."""
     try:
         url = httpx.URL(f"{scheme}://{authority}/")
     except httpx.InvalidURL as exc:
@@ -95,8 +126,11 @@ def _origin(scheme: str, authority: str) -> tuple[Origin, bytes]:
 
 
 def _encoded(part: str) -> bytes:
-    return _encoded_octets(part.encode("utf-8", "surrogateescape"))
+    return encoded_octets(part.encode("utf-8", "surrogateescape"))
 
 
-def _encoded_octets(octets: bytes) -> bytes:
+def encoded_octets(octets: bytes) -> bytes:
+    """Return octets with those encoded that cannot stand in a request line."""
+    if not octets.translate(None, _IN_REQUEST_LINE):
+        return octets  # as most do
     return _NOT_IN_REQUEST_LINE.sub(lambda match: b"%%%02X" % ord(match[0]), octets)

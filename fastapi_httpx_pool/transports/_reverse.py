@@ -12,6 +12,7 @@ import anyio
 
 from ..messages import Handler, Header, Request, Response
 from ._family import URL_KEY, Family, family_of
+from ._native import is_own
 
 __all__ = ("HasHandler", "Keeper", "handler_for", "handler_over", "response_over")
 
@@ -21,6 +22,7 @@ class HasHandler(Protocol):
     """A transport that is a handler's face already."""
 
     handler: Handler
+    engine_name: str
 
     def is_untouched(self) -> bool:
         """Whether nobody has put something of their own (a subclass, instrumentation) before the handler."""
@@ -37,9 +39,11 @@ class Keeper(Protocol):
         """Repair what a failed or cancelled exchange left behind; ``stream`` is None before a response."""
 
 
-def handler_for(client: Any, origin_url: str) -> Handler:
+def handler_for(client: Any, origin_url: str) -> tuple[Handler, bool]:
     """
     Return the handler through which a client would send to this origin: ``https://api.example``.
+
+    And whether it waits for "100 Continue" where a request has an ``Expect``.
 
     The client's own layer (auth, cookies, redirects, event hooks, default headers) is left out:
     it is meant for requests of the app's own. Environment proxies and mounts are obeyed.
@@ -47,13 +51,20 @@ def handler_for(client: Any, origin_url: str) -> Handler:
     Raises:
         TypeError: Neither family's ``AsyncClient``.
     """
-    family = family_of(client)
-    # Private in both families, and the hook that respx patches in its `using="httpx"` mode.
-    transport = client._transport_for_url(family.module.URL(origin_url))
+    transport = _transport_of(client, origin_url)
     send = transport.handle_async_request
     if isinstance(transport, HasHandler) and transport.is_untouched():
-        return transport.handler
-    return handler_over(send, family)
+        return transport.handler, transport.engine_name == "native"
+    return handler_over(send, family_of(client)), False
+
+
+def _transport_of(client: Any, origin_url: str) -> Any:
+    family = family_of(client)
+    # Private in both families, and the hook that respx patches in its `using="httpx"` mode.
+    choose = client._transport_for_url
+    if not client._mounts and is_own(choose, family.name):
+        return client._transport  # what it would choose for every URL
+    return choose(family.module.URL(origin_url))
 
 
 def handler_over(send: Callable[[Any], Awaitable[Any]], family: Family, keeper: Keeper | None = None) -> Handler:

@@ -1,0 +1,292 @@
+"""The door for apps: an upstream, mounted under a path or alone under a server."""
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, final
+
+import httpx
+from starlette.background import BackgroundTask
+from starlette.requests import HTTPConnection, Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from .._state import client_in
+from ..clients import ClientFactory, check_settings
+from ..exceptions import ClientNotStarted
+from ..messages import Header, Timeouts
+from ..settings import ClientSettings, TimeoutSettings
+from ..transports import family_of
+from ._headers import check_values
+from ._hooks import Hooks, OnFailure, OnRequest, OnResponse
+from ._lifespan import run_lifespan
+from ._paths import Base, inbound_path, without_prefix
+from ._policy import ProxyPolicy
+from ._relay import Door, Relay
+from ._response import CLIENTS_OWN, Streamed, body_of
+from ._rewriting import Rewriting
+from ._rules import Rules
+from ._source import Forwarded, Where, Wishes, timeouts_from, timeouts_of, wishes_from
+from ._target import TargetRefused
+from ._via import pseudonym
+
+if TYPE_CHECKING:
+    import httpx2
+
+__all__ = ("ReverseProxy",)
+
+_ADDRESSES = frozenset((b"location", b"content-location"))
+
+
+@final
+class ReverseProxy:
+    """
+    An ASGI app that is an upstream: every request under it is sent on, and the answer streamed back.
+
+    ``app.mount("/api", ReverseProxy("https://api.internal/v2"))`` sends ``/api/users?page=2`` to
+    ``https://api.internal/v2/users?page=2``, octet by octet, and nothing outside of ``/v2``. Alone
+    under a server, ``uvicorn module:proxy``, it opens a client of its own.
+
+    What comes back is streamed, and the guarantees are those of ``StreamingProxyResponse``.
+    """
+
+    def __init__(
+        self,
+        upstream: "str | httpx.URL | httpx2.URL",
+        *,
+        client: "httpx.AsyncClient | httpx2.AsyncClient | str | None" = None,
+        settings: ClientSettings | None = None,
+        timeout: "TimeoutSettings | httpx.Timeout | httpx2.Timeout | float | None" = CLIENTS_OWN,
+        policy: ProxyPolicy | None = None,
+        on_request: OnRequest | None = None,
+        on_response: OnResponse | None = None,
+        on_failure: OnFailure | None = None,
+    ) -> None:
+        """
+        Take where requests go; nothing is opened yet.
+
+        Args:
+            upstream: Scheme, host, and the path that nothing leaves; a query is put before each
+                request's own.
+            client: Whose pool to use: the name of a client of the app's, or a client of either
+                family, which stays open. By default the app's default client; or alone under a
+                server, one of its own.
+            settings: Of its own client; only alone under a server, where its lifespan runs.
+            timeout: In seconds, or as settings, instead of the client's; None for no limit.
+            policy: What is done to what passes through.
+            on_request: Sees each request before it goes out; may change it or answer it.
+            on_response: Sees each answer before it goes out; may change it or return another.
+            on_failure: Sees what went wrong before the first byte; may answer.
+
+        Raises:
+            ValueError: The URL is not absolute http or https, or has what a base cannot have.
+            TypeError: The client is neither a name nor an ``AsyncClient``; or something else is not
+                what it should be.
+            pydantic.ValidationError: The timeout is none.
+        """
+        check_settings(settings, None)
+        if client is not None and settings is not None:
+            raise TypeError("give a client, or settings for one of its own; not both")
+        if client is not None and not isinstance(client, str):
+            family_of(client)
+        self._base = Base.parse(str(upstream))
+        self._client = client
+        self._settings = settings
+        self._own_timeouts = None if timeout is CLIENTS_OWN else timeouts_from(timeout)
+        self._rules = Rules.of(policy)
+        self._hooks = Hooks(on_request, on_response, on_failure)
+        self._via = pseudonym(self._rules.policy.via, str(upstream)).encode("ascii")
+        self._factory: ClientFactory | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one request; or the lifespan, if it is alone under a server."""
+        if scope["type"] == "http":
+            prefix: str = scope.get("root_path", "")
+            door = Door(self._rules, self._hooks, self._via, [], self._rewriting(scope, prefix), answers_for_hooks=True)
+            await Relay(scope, receive, send, self._source(scope, prefix), door).run()
+        elif scope["type"] == "lifespan":
+            await run_lifespan(self._own_client(scope), receive, send)
+        else:
+            await receive()
+            await send({"type": "websocket.close", "code": 1000})
+
+    def response(
+        self,
+        request: Request,
+        *,
+        path: str | None = None,
+        prefix: str = "",
+        upstream: "str | httpx.URL | httpx2.URL | None" = None,
+        client: "httpx.AsyncClient | httpx2.AsyncClient | str | None" = None,
+        method: str | None = None,
+        headers: Mapping[str, str | None] | None = None,
+        timeout: "TimeoutSettings | httpx.Timeout | httpx2.Timeout | float | None" = CLIENTS_OWN,
+        background: BackgroundTask | None = None,
+    ) -> Response:
+        """
+        Return the upstream's answer to a route's request, for a route that wants a say in it.
+
+        What is given here counts for this one request, so that it may come from dependencies.
+
+        Args:
+            request: The inbound request.
+            path: Under the upstream's base, octet by octet; by default the request's own.
+            prefix: What is taken from the request's own path, as a mount would; decoded.
+            upstream: Instead of the proxy's.
+            client: Instead of the proxy's.
+            method: Instead of the request's.
+            headers: As in ``StreamingProxyResponse``.
+            timeout: Instead of the proxy's.
+            background: Runs when the client has its answer.
+
+        Raises:
+            TypeError: It is not a request, or the client is neither a name nor an ``AsyncClient``.
+            ValueError: As in the constructor; or the method or a header would break the request.
+            RuntimeError: The route has consumed the request's body, by a form for example.
+            ClientNotStarted: No lifespan of ours ran.
+        """
+        body = body_of(request)
+        scope = request.scope
+        prefix = scope.get("root_path", "") + prefix
+        chosen = self._client_for(scope) if client is None else self._given(scope, client)
+        limits = self._timeouts(chosen) if timeout is CLIENTS_OWN else timeouts_from(timeout)
+        wishes = wishes_from(chosen, limits, method, headers)
+        base = self._base if upstream is None else Base.parse(str(upstream))
+        source = self._forwarded(
+            scope, prefix, wishes, base=base, path=None if path is None else path.encode("utf-8"), body=body
+        )
+        rewriting = self._rewriting(scope, prefix, base)
+        return Streamed(
+            source, Door(self._rules, self._hooks, self._via, [], rewriting, answers_for_hooks=True), background
+        )
+
+    # Where it goes.
+
+    def _source(self, scope: Scope, prefix: str) -> Forwarded:
+        client = self._client_for(scope)
+        return self._forwarded(scope, prefix, Wishes(client, self._timeouts(client)), base=self._base)
+
+    def _forwarded(
+        self,
+        scope: Scope,
+        prefix: str,
+        wishes: Wishes,
+        *,
+        base: Base,
+        path: bytes | None = None,
+        body: bytes | None = None,
+    ) -> Forwarded:
+        strict = self._rules.policy.strict_paths
+
+        def where() -> Where:
+            rest = without_prefix(inbound_path(scope)[0], prefix) if path is None else path
+            return Where(base.origin, base.host, base.target(rest, scope["query_string"], strict=strict))
+
+        return Forwarded(
+            scope,
+            where,
+            wishes,
+            rules=self._rules,
+            hooks=self._hooks,
+            via=self._via,
+            prefix=prefix,
+            body=body,
+            host=_authority_in(scope),
+        )
+
+    def _rewriting(
+        self, scope: Scope, prefix: str, base: Base | None = None
+    ) -> Callable[[list[Header]], list[Header]] | None:
+        if not self._rules.rewrites:
+            return None
+        base = base or self._base
+        policy = self._rules.policy
+
+        def rewrite(headers: list[Header]) -> list[Header]:
+            rewriting = Rewriting(
+                upstream=(base.origin.scheme, base.host),
+                base_path=base.path,
+                public_origin=_public_origin(scope),
+                prefix=_raw_prefix(scope, prefix),
+            )
+            rewritten = []
+            for name, value in headers:
+                if policy.rewrite_location and name in _ADDRESSES:
+                    value = rewriting.location(value)  # noqa: PLW2901 -- the same line
+                elif policy.rewrite_cookies and name == b"set-cookie":
+                    value = rewriting.set_cookie(value)  # noqa: PLW2901 -- likewise
+                rewritten.append((name, value))
+            check_values(rewritten)
+            return rewritten
+
+        return rewrite
+
+    # Through whom.
+
+    def _client_for(self, scope: Scope) -> Any:
+        if self._client is not None:
+            return self._given(scope, self._client)
+        if self._factory is not None:
+            return self._factory.get(None, object)
+        try:
+            return client_in(HTTPConnection(scope))
+        except ClientNotStarted as exc:
+            exc.add_note(
+                "A ReverseProxy that is mounted uses the app's client: FastAPI(lifespan=create_lifespan()). "
+                "Settings of its own count only where its own lifespan runs, alone under a server."
+            )
+            raise
+
+    def _given(self, scope: Scope, client: Any) -> Any:
+        return client_in(HTTPConnection(scope), client) if isinstance(client, str) else client
+
+    def _timeouts(self, client: Any) -> Timeouts:
+        return timeouts_of(client) if self._own_timeouts is None else self._own_timeouts
+
+    # Alone under a server.
+
+    @asynccontextmanager
+    async def _own_client(self, scope: Scope) -> AsyncIterator[None]:
+        """Open a client for the time of the lifespan, unless there is one already."""
+        if self._client is not None or (self._settings is None and _has_client(scope)):
+            yield
+            return
+        async with ClientFactory(self._settings or ClientSettings(trust_env=False)) as factory:
+            self._factory = factory
+            try:
+                yield
+            finally:
+                self._factory = None
+
+    def __repr__(self) -> str:
+        return f"<ReverseProxy [{self._base.origin_url}{self._base.path.decode('latin-1')}]>"
+
+
+def _has_client(scope: Scope) -> bool:
+    try:
+        client_in(HTTPConnection({"type": "http", "state": scope.get("state", {})}))
+    except ClientNotStarted:
+        return False
+    return True
+
+
+def _authority_in(scope: Scope) -> bytes | None:
+    """Return the host of an absolute-form target, which counts in the place of ``Host`` (RFC 9112, section 3.2.2)."""
+    raw_path: bytes = scope.get("raw_path") or b"/"
+    if raw_path.startswith(b"/"):
+        return None
+    try:
+        return inbound_path(scope)[1]
+    except TargetRefused:
+        return None  # it is answered in its turn
+
+
+def _public_origin(scope: Scope) -> bytes | None:
+    hosts = [_authority_in(scope)] + [value for name, value in scope["headers"] if name.lower() == b"host"]
+    host = next((host for host in hosts if host), None)
+    return None if host is None else scope["scheme"].encode("ascii") + b"://" + host
+
+
+def _raw_prefix(scope: Scope, prefix: str) -> bytes:
+    """Return a prefix as the client wrote it."""
+    raw_path = inbound_path(scope)[0]
+    return raw_path[: len(raw_path) - len(without_prefix(raw_path, prefix))]
