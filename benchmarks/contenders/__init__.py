@@ -78,6 +78,8 @@ ALL = (
     _app("aiohttp-stream", "aiohttp by hand, streamed", "by_hand_aiohttp:stream", "aiohttp"),
     _app("proxy-lib", "fastapi-proxy-lib", "proxy_lib:app", "fastapi_proxy_lib", one_origin=True),
     _app("ours-stream", "this package: `StreamingProxyResponse`", "ours_httpx:stream"),
+    _app("ours-mounted", "this package: `ReverseProxy` mounted in FastAPI", "ours_proxy:mounted", one_origin=True),
+    _app("ours-proxy", "this package: `ReverseProxy` alone", "ours_proxy:alone", one_origin=True),
     Contender("reply-from", "Fastify's reply-from", reply_from),
     Contender("go", "Go's `httputil.ReverseProxy`", go),
     Contender("nginx", "nginx, one process", nginx),
@@ -93,6 +95,7 @@ SHORT = (
     "ours-httpx2",
     "aiohttp-stream",
     "ours-stream",
+    "ours-proxy",
     "go",
 )
 """For ``make bench``."""
