@@ -19,7 +19,7 @@ from ..transports import family_of
 from ._headers import check_values
 from ._hooks import Hooks, OnFailure, OnRequest, OnResponse
 from ._lifespan import run_lifespan
-from ._paths import Base, inbound_path, without_prefix
+from ._paths import Base, below_mount, inbound_path, public_prefix
 from ._policy import ProxyPolicy
 from ._relay import Door, Relay
 from ._response import CLIENTS_OWN, Streamed, body_of
@@ -178,7 +178,7 @@ class ReverseProxy:
         strict = self._rules.policy.strict_paths
 
         def where() -> Where:
-            rest = without_prefix(inbound_path(scope)[0], prefix) if path is None else path
+            rest = below_mount(scope, inbound_path(scope)[0], prefix) if path is None else path
             return Where(base.origin, base.host, base.target(rest, scope["query_string"], strict=strict))
 
         return Forwarded(
@@ -202,11 +202,17 @@ class ReverseProxy:
         policy = self._rules.policy
 
         def rewrite(headers: list[Header]) -> list[Header]:
+            host, client = _host_asked_for(scope), scope.get("client")
+            peer = None if client is None else client[0]
+            public_origin, before = self._rules.forwarding.public_side(
+                scope["headers"], peer=peer, scheme=scope["scheme"], host=host
+            )
             rewriting = Rewriting(
-                upstream=(base.origin.scheme, base.host),
+                # What it was called is what it calls itself.
+                upstream=(base.origin.scheme, host if policy.preserve_host and host else base.host),
                 base_path=base.path,
-                public_origin=_public_origin(scope),
-                prefix=_raw_prefix(scope, prefix),
+                public_origin=public_origin,
+                prefix=before + public_prefix(scope, prefix),
             )
             rewritten = []
             for name, value in headers:
@@ -280,13 +286,6 @@ def _authority_in(scope: Scope) -> bytes | None:
         return None  # it is answered in its turn
 
 
-def _public_origin(scope: Scope) -> bytes | None:
+def _host_asked_for(scope: Scope) -> bytes | None:
     hosts = [_authority_in(scope)] + [value for name, value in scope["headers"] if name.lower() == b"host"]
-    host = next((host for host in hosts if host), None)
-    return None if host is None else scope["scheme"].encode("ascii") + b"://" + host
-
-
-def _raw_prefix(scope: Scope, prefix: str) -> bytes:
-    """Return a prefix as the client wrote it."""
-    raw_path = inbound_path(scope)[0]
-    return raw_path[: len(raw_path) - len(without_prefix(raw_path, prefix))]
+    return next((host for host in hosts if host), None)

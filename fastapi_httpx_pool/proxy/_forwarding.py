@@ -122,6 +122,24 @@ class Forwarding:
             lines.append((_FORWARDED, _element(known.node, host or b"", proto)))
         return lines
 
+    def public_side(
+        self, inbound: Iterable[Header], *, peer: str | None, scheme: str, host: bytes | None
+    ) -> tuple[bytes | None, bytes]:
+        """
+        Return the origin that the client sees, if it is known, and what is before our own prefix.
+
+        Args:
+            inbound: All of the client's lines.
+            peer: Address of the other end of the connection; None if it has none.
+            scheme: Of the inbound request.
+            host: That the client asked for.
+        """
+        claims = [line for line in inbound if line[0].lower() in _X_FORWARDED] if self._peer(peer).trusted else []
+        proto, host = _last(claims, _PROTO).lower(), _last(claims, _HOST) or host
+        if proto not in _SCHEMES.values():
+            proto = _SCHEMES.get(scheme, b"http")
+        return proto + b"://" + host if host else None, _last(claims, _PREFIX).rstrip(b"/")
+
     def _continued(
         self, claims: Collection[Header], peer: _Peer, proto: bytes, host: bytes, prefix: bytes
     ) -> list[Header]:

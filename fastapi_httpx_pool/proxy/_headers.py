@@ -26,6 +26,7 @@ __all__ = (
     "sendable",
     "sift",
     "with_one_cookie_line",
+    "without_twins",
 )
 
 HOP_BY_HOP = frozenset(
@@ -57,6 +58,7 @@ _USUAL = frozenset((b"keep-alive", b"close", b"Keep-Alive", b"Close"))
 """What nearly all ``Connection`` lines say; ``Close`` and ``Keep-Alive`` lines end here anyway."""
 
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")  # RFC 9110, section 5.6.2
+_TOKEN_OCTETS = re.compile(_TOKEN.pattern.encode("ascii"))
 _SPLITTING = re.compile(rb"[\r\n\0]")
 
 
@@ -85,6 +87,11 @@ def sift(
         if value not in _USUAL:
             named |= _named_in(value)
     return ([line for line in headers if line[0].lower() not in named] if named else headers), found
+
+
+def without_twins(headers: Iterable[Header], names: Collection[bytes]) -> list[Header]:
+    """Return the lines without those whose names are any of these (in lower case) with underscores for hyphens."""
+    return [line for line in headers if b"_" not in line[0] or line[0].lower().replace(b"_", b"-") not in names]
 
 
 def with_one_cookie_line(inbound: Collection[Header]) -> list[Header]:
@@ -143,8 +150,10 @@ def method_in_bytes(method: str) -> bytes:
 
 
 def check_values(headers: Iterable[Header]) -> None:
-    """Raise ValueError for a value that would split a message; peers break off when they meet one."""
+    """Raise ValueError for a name or a value that would split a message; peers break off when they meet one."""
     for name, value in headers:
+        if not _TOKEN_OCTETS.fullmatch(name):
+            raise ValueError(f"{name.decode('latin-1')!r} is not the name of a header")
         if _SPLITTING.search(value):
             raise ValueError(f"the value of the header {name.decode('latin-1')!r} has a line break or NUL in it")
 

@@ -1,6 +1,6 @@
 """What goes to the client: the upstream's answer, after stripping, and what rules and hooks make of it."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from time import perf_counter
 from typing import Final, final
 
@@ -12,7 +12,7 @@ from ._hooks import OnResponse, UpstreamResponse, ask
 from ._rules import Rules
 from ._via import via_line
 
-__all__ = ("Outgoing", "ResponseTooLarge", "UnusableStatus", "ask_about")
+__all__ = ("Outgoing", "ResponseTooLarge", "UnusableResponse", "ask_about")
 
 FIRST_FINAL_STATUS: Final = 200
 """A 101 would need a tunnel."""
@@ -21,10 +21,11 @@ LAST_STATUS: Final = 599
 BODILESS: Final = (204, 304)
 
 _EVENTS = b"text/event-stream"
+_CODINGS = frozenset((b"chunked", b"identity", b""))
 
 
-class UnusableStatus(Exception):
-    """The upstream answered with a status that cannot be passed on."""
+class UnusableResponse(Exception):
+    """The upstream answered what cannot be passed on."""
 
 
 class ResponseTooLarge(Exception):
@@ -48,12 +49,14 @@ class Outgoing:
             from_head: Whether the upstream was asked with HEAD.
 
         Raises:
-            UnusableStatus: It cannot be passed on.
+            UnusableResponse: It cannot be passed on.
         """
         if not _is_usable(response.status):
-            raise UnusableStatus(f"the upstream answered with status {response.status}")
+            raise UnusableResponse(f"the upstream answered with status {response.status}")
         self.status = response.status
         self.headers = response_headers(response.headers, rules.kept_from_client)
+        if len(self.headers) < len(response.headers):
+            _check_codings(response.headers)
         if rules.to_client:
             self.headers += rules.to_client
         self.body: AsyncIterator[bytes] = aiter(response.body)
@@ -129,6 +132,15 @@ async def ask_about(outgoing: Outgoing, hook: OnResponse) -> StarletteResponse |
             del answer.headers["content-length"]
     outgoing.status, outgoing.headers, outgoing.body = answer.status_code, answer.headers.raw, aiter(answer.body)
     return None
+
+
+def _check_codings(headers: Iterable[Header]) -> None:
+    """Refuse a body in another coding than chunks, which the client would take for the body itself."""
+    for name, value in headers:
+        if name.lower() == b"transfer-encoding":
+            codings = {coding.strip(b" \t") for coding in value.lower().split(b",")}
+            if not codings <= _CODINGS:
+                raise UnusableResponse("the upstream answered with a Transfer-Encoding other than chunked")
 
 
 def _is_usable(status: int) -> bool:

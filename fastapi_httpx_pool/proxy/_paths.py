@@ -19,7 +19,7 @@ from starlette.types import Scope
 from ..messages import Origin
 from ._target import TargetRefused, check_path, encoded_octets, origin_of
 
-__all__ = ("Base", "below_mount", "inbound_path", "without_prefix")
+__all__ = ("Base", "below_mount", "inbound_path", "public_prefix", "without_prefix")
 
 _URL = re.compile(r"(https?)://([^/?#]*)([^?#]*)(?:\?([^#]*))?(#.*)?", re.DOTALL | re.IGNORECASE)
 # A path of nothing else, without "..", is forwarded without a second look: most are.
@@ -127,31 +127,49 @@ def inbound_path(scope: Scope) -> tuple[bytes, bytes | None]:
     return match[2] or b"/", match[1]
 
 
-def below_mount(scope: Scope, raw_path: bytes, prefix: str = "") -> bytes:
+def below_mount(scope: Scope, raw_path: bytes, prefix: str) -> bytes:
     """
     Return what of a path is below where we are mounted.
 
-    What a server or an app was told to be its ``root_path``, somebody before it may have taken away
-    already: they differ in whether the path still has it.
-
     Args:
-        scope: Of the request; its ``root_path`` grows with each mount.
+        scope: Of the request.
         raw_path: As it was on the wire.
-        prefix: Below the mounts, of a route's own.
+        prefix: The scope's ``root_path``, which grows with each mount, and what a route adds to it.
 
     Raises:
         TargetRefused: The path is not there.
     """
-    mount: str = scope.get("root_path", "")
-    if not mount and not prefix:
+    if not prefix:
         return raw_path
     try:
-        return without_prefix(raw_path, mount + prefix)
+        return without_prefix(raw_path, prefix)
     except TargetRefused:
-        told: str = scope.get("app_root_path", mount)
-        if not told or not mount.startswith(told):
+        told = _told(scope)
+        if not told or not prefix.startswith(told):
             raise
-        return without_prefix(raw_path, mount[len(told) :] + prefix)
+        return without_prefix(raw_path, prefix[len(told) :])
+
+
+def public_prefix(scope: Scope, prefix: str) -> bytes:
+    """Return the prefix as the client wrote it, for a request whose path is below it; otherwise encoded."""
+    try:
+        raw_path, _ = inbound_path(scope)
+        taken = raw_path[: len(raw_path) - len(below_mount(scope, raw_path, prefix))]
+    except TargetRefused:  # a route may have chosen another path
+        return _quoted(prefix)
+    if len(unquote_to_bytes(taken)) < len(_wanted(prefix)[0]):
+        return _quoted(_told(scope)) + taken
+    return taken
+
+
+def _told(scope: Scope) -> str:
+    """
+    Return what a server or an app was told to be its ``root_path``.
+
+    They differ in whether the path still has it: somebody before them may have taken it away.
+    """
+    told: str = scope.get("app_root_path", scope.get("root_path", ""))
+    return told
 
 
 def without_prefix(raw_path: bytes, prefix: str) -> bytes:

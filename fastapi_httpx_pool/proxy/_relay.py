@@ -37,7 +37,7 @@ from ._headers import response_headers
 from ._heartbeat import with_heartbeat
 from ._hooks import Hooks, ProxyRequest, ask
 from ._inbound import RequestTooLarge
-from ._outgoing import Outgoing, ResponseTooLarge, UnusableStatus, ask_about
+from ._outgoing import Outgoing, ResponseTooLarge, UnusableResponse, ask_about
 from ._rules import Rules
 from ._source import HookFailed, RequestRefused, Source
 from ._target import TargetRefused
@@ -272,7 +272,10 @@ class Relay:
         return "http.response.trailers" in (self._scope.get("extensions") or ())
 
     def _informed(self) -> Callable[[int, list[Header]], None] | None:
-        return self._inform if "http.response.early_hint" in (self._scope.get("extensions") or ()) else None
+        if "http.response.early_hint" not in (self._scope.get("extensions") or ()):
+            return None
+        # RFC 9110, section 15.2: HTTP/1.0 knows no informational responses.
+        return None if self._scope.get("http_version") == "1.0" else self._inform
 
     def _inform(self, status: int, headers: list[Header]) -> None:
         links = [value for name, value in headers if name.lower() == b"link"]
@@ -362,7 +365,7 @@ class Relay:
 _FAILURES: tuple[tuple[type[Exception], ProxyFailure], ...] = (
     (TargetRefused, ProxyFailure.TARGET_REFUSED),
     (LoopDetected, ProxyFailure.LOOP_DETECTED),
-    (UnusableStatus, ProxyFailure.RESPONSE_INVALID),
+    (UnusableResponse, ProxyFailure.RESPONSE_INVALID),
     (RequestTooLarge, ProxyFailure.REQUEST_TOO_LARGE),
     (ResponseTooLarge, ProxyFailure.RESPONSE_TOO_LARGE),
     (ClientStalled, ProxyFailure.CLIENT_STALLED),

@@ -22,7 +22,7 @@ class Rules:
         set_names = frozenset(name for name, _ in self.to_upstream)
         self.removed: frozenset[bytes] = removed | set_names
         """Names of which not even a line of our own passes, but for those that the policy sets."""
-        self.ours: frozenset[bytes] = self.forwarding.dropped | set_names
+        self.ours: frozenset[bytes] = self.forwarding.dropped | self.removed
         """Names of which no line of the client's passes, whether written with hyphens or underscores."""
         self.special: frozenset[bytes] = _LOOKED_AT | self.ours | removed
         self.to_client, removed = sendable(policy.response_headers)

@@ -338,8 +338,9 @@ class Forwarded:
         return (body, [(b"content-length", b"%d" % len(body))]) if framed else (None, [])
 
     def _expects(self) -> bool:
-        wanted = self._special.get(b"expect", ())
-        return self._is_http1 and self._body is None and any(value.lower() == _CONTINUE for value in wanted)
+        if self._body is not None or self._scope.get("http_version", "1.1") != "1.1":
+            return False  # RFC 9110, section 10.1.1: from HTTP/1.0 it means nothing
+        return any(value.lower() == _CONTINUE for value in self._special.get(b"expect", ()))
 
     def _lines_named(self, name: bytes) -> list[Header]:
         return [(name, value) for value in self._special.get(name, ())]
@@ -357,6 +358,7 @@ class Forwarded:
         headers += ours
         given, removed = self._wishes.headers
         if given or removed:
+            headers = without_twins(headers, removed.union(name for name, _ in given))
             headers = [line for line in headers if line[0].lower() not in removed]
             headers = replaced(headers, given)
         return headers
@@ -437,16 +439,18 @@ def timeouts_of(client: Any) -> Timeouts:
     Raises:
         TypeError: It is not an ``AsyncClient`` of either family.
     """
-    family_of(client)
-    timeout = client.timeout
-    known = _limits_of.get(client)
-    if known is None or known[0] is not timeout:
-        known = _limits_of[client] = timeout, timeouts_from(timeout)
-    # The families know no total.
-    return known[1]._replace(total=client.pool_settings.timeout.total) if isinstance(client, PooledClient) else known[1]
+    known = _limits.get(client)
+    if known is None or known[0] is not client.timeout:
+        family_of(client)
+        timeouts = timeouts_from(client.timeout)
+        if isinstance(client, PooledClient):  # the families know no total
+            timeouts = timeouts._replace(total=client.pool_settings.timeout.total)
+        known = _limits[client] = client.timeout, timeouts
+    return known[1]
 
 
-_limits_of: "WeakKeyDictionary[Any, tuple[Any, Timeouts]]" = WeakKeyDictionary()
+_limits: "WeakKeyDictionary[Any, tuple[Any, Timeouts]]" = WeakKeyDictionary()
+"""Each client's timeout, and what it means."""
 
 
 def timeouts_from(timeout: Any) -> Timeouts:

@@ -42,9 +42,9 @@ class Genuine:
         return own
 
 
-def is_own(method: Any, package: str) -> bool:
-    """Whether a package's method is its own, and not what somebody has put in its place."""
-    return _package_of(method) == package and not hasattr(method, "__wrapped__")
+def is_own(method: Any, *packages: str) -> bool:
+    """Whether a method of one of some packages is its own, and not what somebody has put in its place."""
+    return _package_of(method) in packages and not hasattr(method, "__wrapped__")
 
 
 def _package_of(thing: Any) -> str:

@@ -6,27 +6,16 @@ Any transport becomes a handler this way: the family's httpcore one, a mock, a c
 
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, get_args
 
 import anyio
 
 from ..messages import Handler, Header, Request, Response
+from ..settings import FamilyName
 from ._family import URL_KEY, Family, family_of
 from ._native import is_own
 
-__all__ = ("HasHandler", "Keeper", "handler_for", "handler_over", "response_over")
-
-
-@runtime_checkable
-class HasHandler(Protocol):
-    """A transport that is a handler's face already."""
-
-    handler: Handler
-    engine_name: str
-
-    def is_untouched(self) -> bool:
-        """Whether nobody has put something of their own (a subclass, instrumentation) before the handler."""
-        ...
+__all__ = ("Keeper", "handler_for", "handler_over", "response_over")
 
 
 class Keeper(Protocol):
@@ -52,19 +41,23 @@ def handler_for(client: Any, origin_url: str) -> tuple[Handler, bool]:
         TypeError: Neither family's ``AsyncClient``.
     """
     transport = _transport_of(client, origin_url)
-    send = transport.handle_async_request
-    if isinstance(transport, HasHandler) and transport.is_untouched():
+    # Ours is a handler's face already. (An abstract class to ask for would cost more than the rest.)
+    is_untouched = getattr(transport, "is_untouched", None)
+    if is_untouched is not None and is_untouched():
         return transport.handler, transport.engine_name == "native"
-    return handler_over(send, family_of(client)), False
+    return handler_over(transport.handle_async_request, family_of(client)), False
 
 
 def _transport_of(client: Any, origin_url: str) -> Any:
-    family = family_of(client)
     # Private in both families, and the hook that respx patches in its `using="httpx"` mode.
-    choose = client._transport_for_url
-    if not client._mounts and is_own(choose, family.name):
+    choose = getattr(client, "_transport_for_url", None)
+    if choose is not None and not client._mounts and is_own(choose, *_PACKAGES):
         return client._transport  # what it would choose for every URL
-    return choose(family.module.URL(origin_url))
+    family = family_of(client)
+    return client._transport_for_url(family.module.URL(origin_url))
+
+
+_PACKAGES: tuple[str, ...] = get_args(FamilyName)
 
 
 def handler_over(send: Callable[[Any], Awaitable[Any]], family: Family, keeper: Keeper | None = None) -> Handler:
