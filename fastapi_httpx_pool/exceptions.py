@@ -15,6 +15,7 @@ Every error this package raises, each with a text that says what to do.
         ConnectTimeout ReadTimeout WriteTimeout PoolTimeout TotalTimeout
       NetworkError
         ConnectError ReadError WriteError CloseError
+          AddressForbidden               a ConnectError: the upstream is where the client must not go
       ProtocolError
         LocalProtocolError RemoteProtocolError
       ProxyError
@@ -26,6 +27,7 @@ family, so code that calls a client catches ``httpx.ReadTimeout`` as ever and ne
 """
 
 __all__ = (
+    "AddressForbidden",
     "ClientClosed",
     "ClientError",
     "ClientNotStarted",
@@ -175,6 +177,21 @@ class NetworkError(TransportError):
 
 class ConnectError(NetworkError):
     """No connection could be made: DNS, refusal, TLS."""
+
+
+class AddressForbidden(ConnectError):
+    """The upstream has no address that ``allowed_addresses`` lets the client connect to; nothing was sent."""
+
+    addresses: tuple[str, ...]
+    """Those that it has. They are not in the text, which may be shown to whoever asked for them."""
+
+    def __init__(self, host: str, addresses: tuple[str, ...] = ()) -> None:
+        super().__init__(
+            f"{host} was not connected to: none of its addresses is within the client's allowed networks. "
+            "If it is an upstream of your own, add its network to allowed_addresses. "
+            "If it should be a public one, its DNS was tampered with, or a resolver answers with private addresses."
+        )
+        self.addresses = addresses
 
 
 class ReadError(NetworkError):

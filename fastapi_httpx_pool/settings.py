@@ -8,8 +8,9 @@ error names the field, the value and the environment variable.
 
 import re
 import ssl
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib import import_module
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, cast, overload
@@ -44,10 +45,21 @@ from ._settings_errors import (
 if TYPE_CHECKING:
     import httpx2
 
-__all__ = ("ClientSettings", "FamilyName", "LimitSettings", "TLSSettings", "TimeoutSettings")
+__all__ = (
+    "AllowedAddresses",
+    "ClientSettings",
+    "FamilyName",
+    "LimitSettings",
+    "TLSSettings",
+    "TimeoutSettings",
+    "allowed_addresses_of",
+)
 
 FamilyName = Literal["httpx", "httpx2"]
 """The package whose ``AsyncClient`` is opened; chosen, never guessed from what is installed."""
+
+AllowedAddresses = Literal["any", "public"] | tuple[Literal["public"] | IPv4Network | IPv6Network, ...]
+"""Where a client may connect to: anywhere, to public addresses, or into networks, of which ``public`` is one."""
 
 DEFAULT_PREFIX = "HTTPX_POOL_"
 
@@ -67,6 +79,34 @@ Count = Annotated[Annotated[int, Field(ge=0)] | None, _NoneAllowed]
 PositiveCount = Annotated[Annotated[int, Field(ge=1)] | None, _NoneAllowed]
 Seconds = Annotated[Annotated[float, Field(ge=0, allow_inf_nan=False)] | None, _NoneAllowed]
 PositiveSeconds = Annotated[Annotated[float, Field(gt=0, allow_inf_nan=False)] | None, _NoneAllowed]
+
+
+def allowed_addresses_of(value: Any) -> AllowedAddresses:
+    """
+    Return what ``allowed_addresses`` means, from each form that is accepted.
+
+    Raises:
+        ValueError: It is none of them.
+    """
+    if isinstance(value, str) and value in ("any", "public"):
+        return cast("AllowedAddresses", value)
+    entries = tuple(value) if isinstance(value, Iterable) and not isinstance(value, str | _Network) else (value,)
+    if not entries:
+        raise ValueError("an empty list allows no address at all; write 'public', or the networks")
+    return tuple("public" if entry == "public" else _network(entry) for entry in entries)
+
+
+_Network = IPv4Network | IPv6Network
+
+
+def _network(entry: object) -> IPv4Network | IPv6Network:
+    try:
+        return ip_network(str(entry))
+    except ValueError as exc:
+        raise ValueError(
+            f"{entry!r} is not what addresses can be allowed by: write 'any' or 'public', or a list of networks, "
+            f"in which 'public' can stand too, such as ['public', '10.0.0.0/8'] ({exc})"
+        ) from None
 
 
 class _Part(BaseModel):
@@ -295,6 +335,12 @@ class ClientSettings(BaseSettings):
     """Path of a Unix domain socket to connect to, whatever the URL's host; no proxy is used then."""
     local_address: str | None = None
     """Address to connect from; not through a proxy."""
+    allowed_addresses: AllowedAddresses = "any"
+    """
+    Where it may connect to, for URLs from strangers: ``any``; ``public``, which is every globally
+    routable unicast address; or a list of networks, of which ``public`` can be one. The addresses
+    that a name has are checked, at each connection. Excludes what httpcore would have to carry, and ``uds``.
+    """
     retries: int = Field(default=0, ge=0)
     """Further attempts to make a connection (not through a proxy); requests are not repeated."""
     trust_env: bool = True
@@ -330,6 +376,7 @@ class ClientSettings(BaseSettings):
             proxy: str | None = ...,
             uds: str | None = ...,
             local_address: str | None = ...,
+            allowed_addresses: AllowedAddresses | Iterable[str | IPv4Network | IPv6Network] = ...,
             retries: int = ...,
             trust_env: bool = ...,
             follow_redirects: bool = ...,
@@ -372,6 +419,11 @@ class ClientSettings(BaseSettings):
             _check_url(value, _PROXY_SCHEMES)
         return value
 
+    @field_validator("allowed_addresses", mode="before")
+    @classmethod
+    def _known_networks(cls, value: object) -> AllowedAddresses:
+        return allowed_addresses_of(value)
+
     @field_validator("headers")
     @classmethod
     def _sendable(cls, value: dict[str, str]) -> dict[str, str]:
@@ -396,6 +448,25 @@ class ClientSettings(BaseSettings):
         if self.uds is not None and self.proxy is not None:
             raise ValueError(
                 "uds and proxy exclude each other: a socket of this machine is not reached through a proxy"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _checked_addresses(self) -> Self:
+        unchecked = [
+            name
+            for name, is_used in (
+                ("http2", self.http2),
+                ("proxy", self.proxy is not None),
+                ("engine 'httpcore'", self.engine == "httpcore"),
+                ("uds", self.uds is not None),
+            )
+            if is_used
+        ]
+        if self.allowed_addresses != "any" and unchecked:
+            raise ValueError(
+                f"allowed_addresses and {' and '.join(unchecked)} exclude each other: addresses are checked by this "
+                "package's own engine only, over HTTP/1.1 and without a forward proxy, and a Unix domain socket has none"
             )
         return self
 

@@ -82,7 +82,7 @@ def test_star_import() -> None:
 def test_root_exports_the_faces(name: str) -> None:
     """Every class and factory of the faces is exported by the root, as the same object."""
     module = importlib.import_module(f"fastapi_httpx_pool.{name}")
-    inside = {"check_client_class", "check_settings", "FamilyName"}
+    inside = {"check_client_class", "check_settings", "allowed_addresses_of", "AllowedAddresses", "FamilyName"}
     for exported in set(module.__all__) - inside:
         assert getattr(fastapi_httpx_pool, exported) is getattr(module, exported)
 

@@ -3,6 +3,7 @@
 import ast
 import json
 import ssl
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -239,6 +240,78 @@ class TestEnvironment:
         monkeypatch.setenv("MAX_CONNECTIONS", "51")
 
         assert LimitSettings().max_connections == 100
+
+
+class TestAllowedAddresses:
+    """Where a client may connect to."""
+
+    @pytest.mark.parametrize(
+        ("given", "meant"),
+        [
+            ("any", "any"),
+            ("public", "public"),
+            (["public"], ("public",)),
+            ("10.0.0.0/8", (ip_network("10.0.0.0/8"),)),
+            (ip_network("fd00::/8"), (ip_network("fd00::/8"),)),
+            (["10.1.2.3", "public", "fd00::/8"], (ip_network("10.1.2.3/32"), "public", ip_network("fd00::/8"))),
+            ({ip_network("10.0.0.0/8")}, (ip_network("10.0.0.0/8"),)),
+        ],
+    )
+    def test_forms(self, given: Any, meant: Any) -> None:
+        """A word, a network, or several of both, as text or as ``ipaddress``'s objects."""
+        assert ClientSettings(allowed_addresses=given).allowed_addresses == meant
+
+    def test_default(self) -> None:
+        """Nothing is checked unless it is asked for."""
+        assert ClientSettings().allowed_addresses == "any"
+
+    @pytest.mark.parametrize(
+        ("text", "meant"),
+        [
+            ("public", "public"),
+            ("10.0.0.0/8", (ip_network("10.0.0.0/8"),)),
+            ('["public", "10.0.0.0/8"]', ("public", ip_network("10.0.0.0/8"))),
+        ],
+    )
+    def test_environment(self, text: str, meant: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The variable has the word, the network, or a JSON list."""
+        monkeypatch.setenv("HTTPX_POOL_ALLOWED_ADDRESSES", text)
+
+        assert ClientSettings().allowed_addresses == meant
+
+    @pytest.mark.parametrize(
+        ("given", "told"),
+        [
+            ("privat", "'privat' is not what addresses can be allowed by"),
+            (["any"], "'any' is not what"),
+            ("public, 10.0.0.0/8", "such as .'public', '10.0.0.0/8'."),
+            (["10.0.0.1/8"], "10.0.0.1/8 has host bits set"),
+            ([10], "10 is not what"),
+            (None, "None is not what"),
+            ([], "an empty list allows no address at all"),
+        ],
+    )
+    def test_impossible(self, given: Any, told: str) -> None:
+        """What is no network is told, with what would be one and with the variable."""
+        with pytest.raises(ValidationError, match=rf"{told}.*HTTPX_POOL_ALLOWED_ADDRESSES"):
+            ClientSettings(allowed_addresses=given)
+
+    @pytest.mark.parametrize(
+        ("unchecked", "told"),
+        [
+            ({"http2": True}, "http2 exclude"),
+            ({"proxy": "http://proxy.example:3128"}, "proxy exclude"),
+            ({"engine": "httpcore"}, "engine 'httpcore' exclude"),
+            ({"uds": "/socket"}, "uds exclude"),
+            ({"http2": True, "uds": "/socket"}, "http2 and uds exclude"),
+        ],
+    )
+    @pytest.mark.parametrize("allowed", ["public", ["10.0.0.0/8"]])
+    def test_what_cannot_be_checked(self, unchecked: Any, told: str, allowed: Any) -> None:
+        """What another one would connect to, or no address has, cannot be promised to be checked."""
+        with pytest.raises(ValidationError, match=f"allowed_addresses and {told} each other"):
+            ClientSettings(allowed_addresses=allowed, **unchecked)
+        assert ClientSettings(allowed_addresses="any", **unchecked).allowed_addresses == "any"
 
 
 class TestSignature:

@@ -19,8 +19,9 @@ from typing import Any, Final, final
 
 from aiohappyeyeballs import start_connection
 
-from ..exceptions import ConnectError, ConnectTimeout
+from ..exceptions import AddressForbidden, ConnectError, ConnectTimeout
 from ..messages import Origin
+from ._addresses import IPAddress
 from ._connection import Connection
 from ._tunnel import ConnectionInfo
 
@@ -65,8 +66,12 @@ class ConnectOptions:
     retries: int = 0
     """Further attempts, after 0, 0.5, 1, 2, ... seconds."""
     socket_options: tuple[SocketOption, ...] = ()
+    allowed: Callable[[IPAddress], bool] | None = None
+    """Says of each address whether it may be connected to; None allows all."""
 
     def __post_init__(self) -> None:
+        if self.allowed is not None and self.uds is not None:
+            raise ValueError("uds excludes allowed addresses: a Unix domain socket has none that could be checked")
         if self.ssl_context is not None:
             # Once, and not for each handshake: with some contexts each call costs for ever.
             self.ssl_context.set_alpn_protocols(["http/1.1"])
@@ -100,6 +105,7 @@ class Connector:
             note: Told of each step.
 
         Raises:
+            AddressForbidden: No address of the host is allowed.
             ConnectError: It failed.
             ConnectTimeout: It took too long.
         """
@@ -107,6 +113,8 @@ class Connector:
         while True:
             try:
                 return await self._attempt(make, origin, sni, seconds, note)
+            except AddressForbidden:
+                raise  # nothing was tried, so there is nothing to try again
             except (ConnectError, ConnectTimeout):
                 delay = next(delays, None)
                 if delay is None:
@@ -175,7 +183,8 @@ class Connector:
                 return
 
     async def _tcp_socket(self, host: str, port: int, local: str | None) -> socket.socket:
-        addresses = await self._names.look_up(host, port)
+        # What is checked is what is connected to: between the two nobody asks for the name again.
+        addresses = self._only_allowed(host, await self._names.look_up(host, port))
         try:
             sock = await start_connection(
                 addresses,
@@ -189,6 +198,16 @@ class Connector:
             raise OSError(str(exc)) from exc
         self._names.prefer(host, port, sock.family)
         return sock
+
+    def _only_allowed(self, host: str, addresses: list[Address]) -> list[Address]:
+        is_allowed = self._options.allowed
+        if is_allowed is None:
+            return addresses
+        found = [(address, ipaddress.ip_address(address[4][0])) for address in addresses]
+        allowed = [address for address, number in found if is_allowed(number)]
+        if not allowed:
+            raise AddressForbidden(host, tuple(str(number) for _, number in found))
+        return allowed
 
     def _new_socket(self, address: Address) -> socket.socket:
         family, kind, protocol = address[:3]

@@ -63,6 +63,7 @@ class Engine:
         Send a request, and give its response as soon as the head is there.
 
         Raises:
+            AddressForbidden: The upstream has no address that may be connected to.
             ConnectError: No connection could be made.
             ConnectTimeout: Not within ``timeouts.connect`` seconds.
             PoolTimeout: No connection became free within ``timeouts.pool`` seconds.

@@ -12,6 +12,7 @@ import ssl
 from collections.abc import Iterator
 from enum import Enum
 from http import HTTPStatus
+from typing import final
 
 from ..exceptions import (
     AddressForbidden,
@@ -34,6 +35,7 @@ from ..messages import Header
 __all__ = ("ProxyFailure", "answer", "failure_of")
 
 
+@final
 class ProxyFailure(Enum):
     """One way to fail: its label, the status of the answer, and its error type in ``Proxy-Status``."""
 

@@ -14,6 +14,7 @@ from ._failures import ProxyFailure
 __all__ = ("Hooks", "OnFailure", "OnRequest", "OnResponse", "ProxyRequest", "UpstreamResponse", "ask")
 
 
+@final
 class ProxyRequest:
     """
     A request on its way to the upstream, for ``on_request`` to read and change.

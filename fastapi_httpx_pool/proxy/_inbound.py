@@ -3,18 +3,28 @@ The inbound side: the request's body, and the client's departure, which come thr
 
 ASGI has one ``receive``, which gives the body first and then waits for the client to leave. Two
 parties want to know: whoever sends the body on, and whoever watches. They take turns: whoever sends
-the body on comes first, and the watcher keeps the one message that it may have got for it.
+the body on comes first, and the watcher keeps for it what has come meanwhile, up to ``AHEAD``. So a
+client that leaves while its request still queues for a connection is noticed, unless it has sent
+more than that.
 """
 
+from collections import deque
 from collections.abc import AsyncIterator
 from time import monotonic
-from typing import final
+from typing import Final, final
 
 import anyio
 from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive
 
-__all__ = ("Inbound", "RequestTooLarge")
+__all__ = ("BodyUnwanted", "Inbound", "RequestTooLarge")
+
+AHEAD: Final = 64 * 1024
+"""Bytes of a body that nobody has asked for yet, which are kept."""
+
+
+class BodyUnwanted(Exception):
+    """The rest of the request's body is not sent on any more."""
 
 
 class RequestTooLarge(Exception):
@@ -36,8 +46,10 @@ class Inbound:
         "_receive",
         "_reserved",
         "_stash",
+        "_stashed",
         "complete",
         "length",
+        "unwanted",
         "waiting_since",
     )
 
@@ -59,7 +71,8 @@ class Inbound:
         self._known = body
         self._reserved = reserved and body is None
         self._limit = limit
-        self._stash: Message | None = None
+        self._stash: deque[Message] = deque()
+        self._stashed = 0
         self._failure: Exception | None = None
         self._news: anyio.Event | None = None
         self._reading = False
@@ -69,6 +82,8 @@ class Inbound:
         """Whether all of the body has been read, or nobody wants the rest."""
         self.length: int = 0
         """Bytes of the body so far."""
+        self.unwanted: bool = False
+        """Whether there was a rest that nobody wanted."""
         self.waiting_since: float | None = None
         """When the wait for the client's next piece began, if it is being waited for."""
 
@@ -87,10 +102,14 @@ class Inbound:
             if message["type"] == "http.disconnect":
                 self._left = True
                 raise ClientDisconnect
+            if self.unwanted:
+                break
             chunk: bytes = message.get("body", b"")
             self.complete = not message.get("more_body", False)
             if chunk:
                 return self._counted(chunk)
+        if self.unwanted:
+            raise BodyUnwanted  # an end would be taken for the body's
         raise StopAsyncIteration
 
     async def has_body(self) -> bool:
@@ -98,7 +117,7 @@ class Inbound:
         chunk = await anext(self, b"")
         if not chunk:
             return False
-        self._stash = {"type": "http.request", "body": chunk, "more_body": not self.complete}
+        self._keep({"type": "http.request", "body": chunk, "more_body": not self.complete}, first=True)
         self.length = 0
         self.complete = False
         return True
@@ -109,16 +128,19 @@ class Inbound:
         self._tell()
 
     def stop(self) -> None:
-        """Want no more of the body."""
+        """Want no more of the body: what still comes is dropped, so that the server has its hands free."""
+        self.unwanted = self.unwanted or not self.complete
         self.complete = True
+        self.waiting_since = None
         self._known = None
-        self._stash = None
-        self.listen_now()
+        self._stash.clear()
+        self._stashed = 0
+        self._tell()
 
     async def watch(self) -> bool:
         """Wait until the client has left; False if the channel failed, which whoever reads the body is told."""
         while not self._left:
-            if self._reading or self._reserved or self._stash is not None:
+            if self._reading or self._reserved or self._stashed >= AHEAD:
                 await self._wait_for_news()
                 continue
             self._listening = True
@@ -132,16 +154,24 @@ class Inbound:
                 self._tell()
             self._left = message["type"] == "http.disconnect"
             if self._left or not self.complete:
-                self._stash = message
+                self._keep(message)
         return True
 
+    def _keep(self, message: Message, *, first: bool = False) -> None:
+        self._stashed += len(message.get("body", b""))
+        if first:
+            self._stash.appendleft(message)
+        else:
+            self._stash.append(message)
+
     async def _next(self) -> Message:
-        while self._listening and self._stash is None:
+        while self._listening and not self._stash:
             self.waiting_since = self.waiting_since or monotonic()
             await self._wait_for_news()
         self.waiting_since = None
-        if self._stash is not None:
-            message, self._stash = self._stash, None
+        if self._stash:
+            message = self._stash.popleft()
+            self._stashed -= len(message.get("body", b""))
             self._tell()
             return message
         if self._failure is not None:

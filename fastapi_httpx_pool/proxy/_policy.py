@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_network
-from typing import Final, Literal, get_args
+from typing import Final, Literal, final, get_args
 
 from ._headers import sendable
 
@@ -19,6 +19,7 @@ UNIX: Final = "unix"
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 
 
+@final
 @dataclass(frozen=True, kw_only=True)
 class ProxyPolicy:
     """

@@ -39,7 +39,7 @@ from ._hooks import Hooks, ProxyRequest, ask
 from ._inbound import RequestTooLarge
 from ._outgoing import Outgoing, ResponseTooLarge, UnusableResponse, ask_about
 from ._rules import Rules
-from ._source import HookFailed, RequestRefused, Source
+from ._source import NOT_THEIRS, HookFailed, RequestRefused, Source
 from ._target import TargetRefused
 from ._via import LoopDetected
 from ._watch import ClientStalled, watch_over
@@ -175,6 +175,8 @@ class Relay:
         assert self._door.hooks.on_response is not None
         try:
             replacement = await ask_about(outgoing, self._door.hooks.on_response)
+        except NOT_THEIRS:
+            raise
         except Exception as exc:
             raise HookFailed from exc
         if outgoing.body is not before and isinstance(outgoing.body, AsyncGenerator):
@@ -200,8 +202,7 @@ class Relay:
         await self._send_head(outgoing, trailers=trailers is not None)
         await self._send_rest(outgoing, first, left)
         if trailers is not None:
-            headers = response_headers(trailers)
-            await self._send({"type": "http.response.trailers", "headers": headers, "more_trailers": False})
+            await self._send_trailers(trailers)
 
     async def _send_rest(self, outgoing: Outgoing, first: bytes, left: int | None) -> None:
         if outgoing.bodiless:
@@ -267,6 +268,13 @@ class Relay:
             watch.sending_since = None
 
     # What only some servers can pass on.
+
+    async def _send_trailers(self, trailers: list[Header]) -> None:
+        assert self._response is not None
+        # What the head's Connection names ends here, too, and no length is to be told so late.
+        named = [line for line in self._response.headers if line[0].lower() == b"connection"]
+        headers = response_headers([*named, *trailers], frozenset((b"content-length",)))
+        await self._send({"type": "http.response.trailers", "headers": headers, "more_trailers": False})
 
     def _may_send_trailers(self) -> bool:
         return "http.response.trailers" in (self._scope.get("extensions") or ())

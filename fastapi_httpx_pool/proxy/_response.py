@@ -133,7 +133,7 @@ class StreamingProxyResponse(Streamed):
             return Where(target.origin, target.host, target.with_query(request.scope["query_string"]))
 
         via = name.encode("ascii")
-        source = Forwarded(request.scope, where, wishes, rules=rules, hooks=hooks, via=via, body=body)
+        source = Forwarded(request.scope, where, wishes, rules=rules, hooks=hooks, via=via, url=str(url), body=body)
         super().__init__(source, Door(rules, hooks, via, [], None, answers_for_hooks=False), background)
 
     @classmethod

@@ -24,7 +24,7 @@ class Rules:
         """Names of which not even a line of our own passes, but for those that the policy sets."""
         self.ours: frozenset[bytes] = self.forwarding.dropped | self.removed
         """Names of which no line of the client's passes, whether written with hyphens or underscores."""
-        self.special: frozenset[bytes] = _LOOKED_AT | self.ours | removed
+        self.special: frozenset[bytes] = _LOOKED_AT | self.ours
         self.to_client, removed = sendable(policy.response_headers)
         self.kept_from_client: frozenset[bytes] = removed | {name for name, _ in self.to_client}
         self.rewrites: bool = policy.rewrite_location or policy.rewrite_cookies

@@ -6,11 +6,12 @@ from time import perf_counter
 from typing import Any, NamedTuple, Protocol, final
 from weakref import WeakKeyDictionary
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope
 
 from .. import messages
+from ..exceptions import ClientClosed, TransportError
 from ..messages import Header, Origin, Timeouts
 from ..settings import TimeoutSettings
 from ..transports import PooledClient, family_of, handler_for, response_over
@@ -23,6 +24,7 @@ from ._headers import (
     sendable,
     sift,
     with_one_cookie_line,
+    without_twins,
 )
 from ._hooks import Hooks, ProxyRequest, ask
 from ._inbound import Inbound, RequestTooLarge
@@ -31,6 +33,7 @@ from ._target import parse_target
 from ._via import check_loop, max_forwards, via_line
 
 __all__ = (
+    "NOT_THEIRS",
     "Forwarded",
     "HookFailed",
     "Opened",
@@ -63,6 +66,10 @@ class RequestRefused(Exception):
 
 class HookFailed(Exception):
     """A hook raised what is its cause."""
+
+
+NOT_THEIRS = (TransportError, ClientClosed, ClientDisconnect)
+"""What a hook that reads a body meets, and lets through."""
 
 
 class Where(NamedTuple):
@@ -177,6 +184,7 @@ class Forwarded:
         rules: Rules,
         hooks: Hooks,
         via: bytes,
+        url: str = "",
         prefix: str = "",
         body: bytes | None = None,
         host: bytes | None = None,
@@ -191,6 +199,7 @@ class Forwarded:
             rules: Of all.
             hooks: The application's.
             via: Our name.
+            url: Where it is to go, for the log; by default the inbound path, until it is known.
             prefix: Of the public path.
             body: What the route has read already; all of it.
             host: What the client asked for, if that is not what ``Host`` says.
@@ -201,6 +210,7 @@ class Forwarded:
         self._rules = rules
         self._hooks = hooks
         self._via = via
+        self._url = url
         self._prefix = prefix
         self._body = body
         self._authority = host
@@ -216,8 +226,8 @@ class Forwarded:
 
     @property
     def url(self) -> str:
-        """Where it goes; as far as that has been found out, the inbound path otherwise."""
-        return str(self._scope["path"]) if self._found is None else self._found.url
+        """Where it goes, as far as that has been found out."""
+        return (self._url or str(self._scope["path"])) if self._found is None else self._found.url
 
     def inbound(self, receive: Receive) -> Inbound:
         """Return the inbound side."""
@@ -251,9 +261,11 @@ class Forwarded:
             answer = await self._ask_hook(request)
             if answer is not None:
                 return answer
-        handler, speaks_continue = handler_for(self._wishes.client, self._found.origin_url)
+        handler, is_engine = handler_for(self._wishes.client, self._found.origin_url)
+        if not is_engine and b"te" in self._special:  # nothing else gives us trailers, nor waits for a 100
+            request.headers = [line for line in request.headers if line[0] not in (b"te", b"connection")]
         request.headers += framing
-        if speaks_continue and framing and self._expects():
+        if is_engine and framing and self._expects():
             request.headers.append((b"expect", _CONTINUE))
         return await self._sent(handler, request)
 
@@ -401,17 +413,20 @@ class Forwarded:
         hook = self._hooks.on_request
         assert hook is not None
         url = self._found.url
+        before = list(request.headers)
         given = ProxyRequest(self.method, url, request.headers, request.timeouts, Request(self._scope))
         try:
             answer = await ask(hook, given)
             if isinstance(answer, Response):
                 return answer
-            self._take_over(given if answer is None else answer, request, url)
+            self._take_over(given if answer is None else answer, request, url, before)
+        except NOT_THEIRS:
+            raise
         except Exception as exc:
             raise HookFailed from exc
         return None
 
-    def _take_over(self, given: ProxyRequest, request: messages.Request, url: str) -> None:
+    def _take_over(self, given: ProxyRequest, request: messages.Request, url: str, before: list[Header]) -> None:
         if not isinstance(given, ProxyRequest):
             raise TypeError(
                 f"on_request returned {given!r}; it may change the request that it is given and return nothing, "
@@ -422,6 +437,9 @@ class Forwarded:
         request.timeouts = given.timeouts
         headers = given.headers.raw
         check_values(headers)
+        # What the client sent is no twin of what the hook has set, or removed.
+        names = {name.lower() for name, _ in [*before, *headers]}
+        headers = [line for line in headers if without_twins([line], names) or line not in before]
         if given.url != url:
             target = parse_target(given.url)
             self._found = Where(target.origin, target.host, target.with_query(b""))

@@ -16,7 +16,7 @@ from ._policy import AUTO
 
 __all__ = ("LoopDetected", "check_loop", "max_forwards", "pseudonym", "via_line")
 
-_NAME: Final = "fastapi-httpx-pool"
+_NAME: Final = "proxy"
 _VIA: Final = b"via"
 _MAX_FORWARDS: Final = b"max-forwards"
 _LIMITED: Final = ("OPTIONS", "TRACE")

@@ -88,11 +88,17 @@ class PooledClient:
             uds=self.pool_settings.uds,
             local_address=self.pool_settings.local_address,
             retries=self.pool_settings.retries,
+            allowed_addresses=self.pool_settings.allowed_addresses,
             **arguments,
         )
 
     def _init_proxy_transport(self, proxy: Any, *args: Any, **arguments: Any) -> Any:
-        return self._new_transport(engine="httpcore", proxy=proxy, **arguments)
+        transport = self._new_transport(engine="httpcore", proxy=proxy, **arguments)
+        if self.pool_settings.allowed_addresses != "any":
+            # The proxy would look the name up. Not to obey the environment would be as wrong: whoever
+            # set the proxy there may not want this machine to connect by itself.
+            transport.seal()
+        return transport
 
     def _get_proxy_map(self, *args: Any, **arguments: Any) -> Any:
         # A socket of this machine is not reached through a proxy, whatever the environment says.

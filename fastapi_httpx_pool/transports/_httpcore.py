@@ -23,9 +23,9 @@ from weakref import WeakKeyDictionary
 
 from .._cancellation import finish
 from ..engine import OriginStatistics, PoolStatistics
-from ._network import CarefulBackend
+from ._network import CarefulBackend, SealedBackend
 
-__all__ = ("PRIVATE_NAMES", "PoolKeeper", "statistics_of_httpcore")
+__all__ = ("PRIVATE_NAMES", "PoolKeeper", "seal", "statistics_of_httpcore")
 
 PRIVATE_NAMES = ("_requests", "_connections", "_assign_requests_to_connections", "_network_backend")
 
@@ -88,6 +88,21 @@ class PoolKeeper:
         # First seen at the end of its first exchange, which is near enough to its beginning.
         end = self._ends.setdefault(connection, now + self._lifetime * _jitter())
         return now >= end
+
+
+def seal(pool: Any) -> None:
+    """
+    Keep an httpcore pool from connecting to anything.
+
+    Raises:
+        RuntimeError: This release has it in another place, so it would connect all the same.
+    """
+    if not hasattr(pool, "_network_backend"):
+        raise RuntimeError(
+            f"{pool} is of a release that this package does not know, and cannot be kept from connecting to addresses "
+            "outside of allowed_addresses; install a release that this package was tested with"
+        )
+    pool._network_backend = SealedBackend()
 
 
 def statistics_of_httpcore(pool: Any, max_connections: int | None) -> PoolStatistics:

@@ -1,5 +1,5 @@
 """
-A network backend for httpcore that loses no socket.
+Network backends for httpcore: one that loses no socket, and one that opens none.
 
 httpcore closes the socket when a TLS handshake fails, but not when it is cancelled: then the event
 loop keeps the half-made connection until the peer hangs up.
@@ -9,7 +9,9 @@ from typing import Any, final
 
 import anyio
 
-__all__ = ("CarefulBackend",)
+from ..exceptions import ConnectError
+
+__all__ = ("CarefulBackend", "SealedBackend")
 
 
 @final
@@ -27,6 +29,20 @@ class CarefulBackend:
     async def connect_unix_socket(self, *args: Any, **options: Any) -> Any:
         """Connect to a path."""
         return _CarefulStream(await self._backend.connect_unix_socket(*args, **options))
+
+
+@final
+class SealedBackend:
+    """Connects to nothing, because httpcore looks names up itself and nobody could check what it finds."""
+
+    async def connect_tcp(self, host: str, *args: Any, **options: Any) -> Any:
+        """Refuse to connect."""
+        raise ConnectError(
+            f"{host} was not connected to: the client has allowed_addresses, which only this package's own engine can "
+            "check, on asyncio and without a forward proxy. If HTTP_PROXY, HTTPS_PROXY or ALL_PROXY is set, set "
+            "trust_env=False, or NO_PROXY; let the proxy check instead with allowed_addresses='any'. "
+            "Under trio, and past a mock that lets requests through, nobody can check."
+        )
 
 
 @final

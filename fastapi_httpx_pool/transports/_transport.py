@@ -5,13 +5,13 @@ from types import TracebackType
 from typing import Any, ClassVar, Literal
 
 from .._cancellation import runs_trio
-from ..engine import ConnectOptions, Engine, Limits, PoolStatistics, SocketOption
+from ..engine import ConnectOptions, Engine, IPAddress, Limits, PoolStatistics, SocketOption, allowing
 from ..events import Observer
 from ..messages import Handler, Response
-from ..settings import FamilyName
+from ..settings import AllowedAddresses, FamilyName, allowed_addresses_of
 from ._family import family_named
 from ._forward import Forward
-from ._httpcore import PoolKeeper, statistics_of_httpcore
+from ._httpcore import PoolKeeper, seal, statistics_of_httpcore
 from ._native import Genuine, engine_or, put_engine_into
 from ._reverse import handler_over
 
@@ -46,9 +46,13 @@ class HandlerTransport:
         connection_lifetime: float | None,
         max_connections_per_host: int | None,
         observer: Observer | None,
+        allowed_addresses: object,
         **arguments: Any,
     ) -> None:
         """Take the family's arguments, and some of our own; see ``PoolTransport``."""
+        addresses = allowed_addresses_of(allowed_addresses)
+        is_for_engine = _is_for_engine(engine, arguments)
+        _check_guarded(addresses, is_for_engine=is_for_engine)
         super().__init__(**arguments)
         family = family_named(self.family_name)
         pool = self._pool  # type: ignore[attr-defined] # the family's own
@@ -58,7 +62,7 @@ class HandlerTransport:
         if around_family is not None:
             handler = around_family(handler)
         self._engine: Engine | None = None
-        if _is_for_engine(engine, arguments):
+        if is_for_engine:
             limits = Limits(
                 max_connections=arguments["limits"].max_connections,
                 max_idle=arguments["limits"].max_keepalive_connections,
@@ -72,6 +76,7 @@ class HandlerTransport:
                 local_address=arguments["local_address"],
                 retries=arguments["retries"],
                 socket_options=tuple(arguments["socket_options"] or ()),
+                allowed=_allowed(addresses),
             )
             self._engine = Engine(limits, options, observer)
             # Not by its name in the package, where people put another class.
@@ -79,7 +84,13 @@ class HandlerTransport:
             of_pool = Genuine(family.core.AsyncConnectionPool)
             put_engine_into(pool, self._engine, of_pool, family)
             handler = engine_or(self._engine, (of_transport, of_pool), handler)
+        if addresses != "any":
+            self.seal()
         self.handler: Handler = handler if around is None else around(handler)
+
+    def seal(self) -> None:
+        """Keep httpcore from connecting: what it connects to cannot be checked."""
+        seal(self._pool)  # type: ignore[attr-defined] # the family's own
 
     @property
     def engine_name(self) -> Literal["native", "httpcore"]:
@@ -134,6 +145,20 @@ def _after(mixin: type[Any], owner: type[Any]) -> type[Any]:
     """Return the class that comes after a mixin in the order of another class's bases."""
     order = owner.__mro__
     return order[order.index(mixin) + 1]
+
+
+def _allowed(addresses: AllowedAddresses) -> Callable[[IPAddress], bool] | None:
+    if addresses == "any":
+        return None
+    return allowing(("public",) if addresses == "public" else addresses)
+
+
+def _check_guarded(addresses: AllowedAddresses, *, is_for_engine: bool) -> None:
+    if addresses != "any" and not is_for_engine:
+        raise ValueError(
+            "allowed_addresses is checked by this package's own engine only: over HTTP/1.1, on asyncio and without "
+            "a forward proxy; drop http2, proxy and engine='httpcore', run asyncio instead of trio, or allow any"
+        )
 
 
 def _is_for_engine(engine: EngineName, arguments: dict[str, Any]) -> bool:

@@ -2,13 +2,14 @@
 
 import ssl
 from collections.abc import Iterable
+from ipaddress import IPv4Network, IPv6Network
 from typing import ClassVar, final
 
 import httpx
 
 from ..events import Observer
 from ..messages import Handler
-from ..settings import FamilyName
+from ..settings import AllowedAddresses, FamilyName
 from ._client import PooledClient
 from ._transport import Around, EngineName, HandlerTransport, SocketOption
 
@@ -50,6 +51,7 @@ class PoolTransport(HandlerTransport, httpx.AsyncHTTPTransport):
         connection_lifetime: float | None = None,
         max_connections_per_host: int | None = None,
         observer: Observer | None = None,
+        allowed_addresses: AllowedAddresses | Iterable[str | IPv4Network | IPv6Network] = "any",
     ) -> None:
         """
         Take the family's arguments, and some of our own.
@@ -73,9 +75,11 @@ class PoolTransport(HandlerTransport, httpx.AsyncHTTPTransport):
             connection_lifetime: Seconds after which an HTTP/1.1 connection is not used again.
             max_connections_per_host: Connections to one origin at a time; the native engine's.
             observer: Called with each event of the native engine.
+            allowed_addresses: Where it may connect to; as in ``ClientSettings``.
 
         Raises:
-            ValueError: ``engine="native"`` with ``http2`` or ``proxy``.
+            ValueError: ``engine="native"`` with ``http2`` or ``proxy``; or ``allowed_addresses`` with ``uds``,
+                or with what only the family's engine can do.
         """
         super().__init__(
             verify=verify,
@@ -95,6 +99,7 @@ class PoolTransport(HandlerTransport, httpx.AsyncHTTPTransport):
             connection_lifetime=connection_lifetime,
             max_connections_per_host=max_connections_per_host,
             observer=observer,
+            allowed_addresses=allowed_addresses,
         )
 
 

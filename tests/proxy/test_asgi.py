@@ -97,7 +97,7 @@ async def test_an_error_while_the_body_is_read() -> None:
         "http_version": "1.1",
         "path": "/",
         "query_string": b"",
-        "headers": [(b"content-length", b"5")],
+        "headers": [(b"host", b"front.example"), (b"content-length", b"5")],
     }
     with scripted(answering(ok())) as upstream:
         async with ClientFactory() as factory:

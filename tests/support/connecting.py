@@ -65,10 +65,16 @@ class Names:
         """Released at each question."""
         self._known: dict[str, list[tuple[str, int | None]] | BaseException] = {}
         self._gates: dict[str, threading.Event] = {}
+        self._turns: dict[str, list[str]] = {}
 
     def know(self, name: str, *addresses: str | tuple[str, int]) -> None:
         """Resolve a name to these addresses, in this order; a port with one is instead of the port asked for."""
         self._known[name] = [(found, None) if isinstance(found, str) else found for found in addresses]
+
+    def know_in_turn(self, name: str, *addresses: str) -> None:
+        """Resolve a name to one address after the other, at each question to the next; the last one stays."""
+        self.know(name)
+        self._turns[name] = list(addresses)
 
     def fail(self, name: str, error: BaseException) -> None:
         """Raise an error for a name."""
@@ -96,6 +102,8 @@ class Names:
         self.arrived.release()
         if host in self._gates:
             assert self._gates[host].wait(LIMIT), "nobody let the question be answered"
+        if self._turns.get(host):
+            self.know(host, self._turns[host].pop(0))
         found = self._known[host]
         if isinstance(found, BaseException):
             raise found

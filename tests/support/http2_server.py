@@ -23,8 +23,15 @@ async def _tell_version(scope: Any, receive: Any, send: Any) -> None:
 
 
 @contextmanager
-def serving_http2(folder: Path, app: Any = _tell_version) -> Iterator[str]:
-    """Serve an app for a block (by default one that tells the HTTP version); writes ``ca.pem`` into the folder."""
+def serving_http2(folder: Path, app: Any = _tell_version, **options: Any) -> Iterator[str]:
+    """
+    Serve an app for a block (by default one that tells the HTTP version); writes ``ca.pem`` into the folder.
+
+    Args:
+        folder: For what is written.
+        app: To serve.
+        options: Of hypercorn's configuration.
+    """
     authority = trustme.CA()
     authority.cert_pem.write_to_path(str(folder / "ca.pem"))
     authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(str(folder / "server.pem"))
@@ -36,6 +43,8 @@ def serving_http2(folder: Path, app: Any = _tell_version) -> Iterator[str]:
     port.detach()
     config.certfile = config.keyfile = str(folder / "server.pem")
     config.errorlog = None
+    for name, value in options.items():
+        setattr(config, name, value)
     loop = asyncio.new_event_loop()
     stop = asyncio.Event()
 

@@ -39,7 +39,7 @@ def serving_by(server: str, app: Any) -> Iterator[int]:
             yield port
     else:
         # uvicorn would believe X-Forwarded-For from 127.0.0.1, where all clients of the tests are.
-        with serving(app, http=server, proxy_headers=False) as running:  # type: ignore[arg-type]  # a parser's name
+        with serving(app, http=server, proxy_headers=False) as running:  # type: ignore[arg-type]  # a name
             yield running.port
 
 

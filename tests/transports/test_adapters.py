@@ -250,8 +250,9 @@ def test_every_error_is_mapped(family: Any) -> None:
 def test_every_error_is_listed_before_its_ancestors(family: Any) -> None:
     """The table of names has all of our transport errors, each before those that it is one of."""
     listed = [getattr(exceptions, name) for name in _family._ERROR_NAMES]
-    # A total timeout is a family's TimeoutException; neither family has a class for it.
-    assert {*listed, exceptions.TotalTimeout} == _subclasses(exceptions.TransportError)
+    # A total timeout is a family's TimeoutException, a forbidden address its ConnectError; neither family has
+    # classes for them.
+    assert {*listed, exceptions.TotalTimeout, exceptions.AddressForbidden} == _subclasses(exceptions.TransportError)
     for place, kind in enumerate(listed):
         assert not [earlier for earlier in listed[:place] if issubclass(kind, earlier)]
 
@@ -312,7 +313,7 @@ async def test_neutral_requests(family: Any, whose: str) -> None:
     """The proxy's way: a request in bytes through any client's transport, octets untouched."""
     with scripted(_echo) as upstream:
         async with module_of(family).AsyncClient() as bare, ClientFactory(ClientSettings(family=family)) as factory:
-            handler = handler_for(bare if whose == "family" else factory.get(), upstream.url)
+            handler, _ = handler_for(bare if whose == "family" else factory.get(), upstream.url)
             for body, framing in (
                 (None, b""),
                 (b"abc", b"Content-Length: 3"),
@@ -339,7 +340,7 @@ async def test_neutral_requests_through_anybodys_transport(family: Any) -> None:
         return module.Response(203, content=request.content)
 
     async with module.AsyncClient(transport=module.MockTransport(answer)) as client:
-        handler = handler_for(client, "http://a.example")
+        handler, _ = handler_for(client, "http://a.example")
         headers = [(b"Host", b"a.example"), (b"Content-Length", b"2")]
         response = await handler(Request(b"POST", Origin(b"http", b"a.example", 80), b"/", headers, b"hi"))
         assert (response.status, [chunk async for chunk in response.body]) == (203, [b"hi"])

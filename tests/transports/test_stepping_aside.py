@@ -317,7 +317,9 @@ async def test_opentelemetry_of_one_client(asker: Asker) -> None:
         assert asker.carried() == [1, 1]
         for client in asker.clients.values():
             origin = Origin(b"http", b"127.0.0.1", asker.upstream.port)
-            response = await handler_for(client, asker.upstream.url)(Request(b"GET", origin, b"/", [(b"Host", b"x")]))
+            response = await handler_for(client, asker.upstream.url)[0](
+                Request(b"GET", origin, b"/", [(b"Host", b"x")])
+            )
             assert [chunk async for chunk in response.body] == [b"real"]
             await response.aclose()
         assert asker.carried() == [2, 2]

@@ -1,13 +1,14 @@
 """What a type checker makes of the settings; checked, never run."""
 
 import ssl
+from ipaddress import IPv4Network, ip_network
 from typing import assert_type
 
 import httpx
 import httpx2
 
 from fastapi_httpx_pool import ClientSettings, LimitSettings, TimeoutSettings, TLSSettings
-from fastapi_httpx_pool.settings import FamilyName
+from fastapi_httpx_pool.settings import AllowedAddresses, FamilyName
 
 limits = LimitSettings(max_connections=10, max_keepalive_connections=None)
 assert_type(limits.as_limits(), httpx.Limits)
@@ -36,3 +37,9 @@ assert_type(settings.timeout, TimeoutSettings)
 assert_type(settings.tls, TLSSettings)
 assert_type(settings.drain, float)
 assert_type(settings.headers, dict[str, str])
+
+assert_type(settings.allowed_addresses, AllowedAddresses)
+ClientSettings(allowed_addresses="public")
+ClientSettings(allowed_addresses=["public", "10.0.0.0/8"])
+ClientSettings(allowed_addresses=("public", IPv4Network("10.0.0.0/8")))
+ClientSettings(allowed_addresses=[ip_network("10.0.0.0/8")])

@@ -1,0 +1,81 @@
+"""Looks into a served proxy: which requests are under way, and what its pool and its event loop hold."""
+
+import asyncio
+import json
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from fastapi_httpx_pool import ReverseProxy, pool_statistics
+from tests.support.answers import ask, get
+from tests.support.recording import AppProbe
+from tests.support.upstream import LIMIT
+
+PATH = "/-/held"
+
+
+@dataclass(frozen=True)
+class Held:
+    """What a proxy holds at one moment."""
+
+    active: int
+    idle: int
+    queued: int
+    opened: int
+    """Connections so far."""
+    closed: int
+    """Connections so far."""
+    tasks: int
+    """Tasks in the server's event loop."""
+
+
+class ProxyWatch(AppProbe):
+    """An ASGI app around another, a proxy, which also answers to ``held``."""
+
+    def __init__(self) -> None:
+        super().__init__(None)
+
+    def around(self, app: Any) -> "ProxyWatch":
+        """Put this around an app."""
+        self._app = app
+        return self
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Serve the app."""
+        if scope["type"] != "http" or scope["path"] != PATH:
+            await super().__call__(scope, receive, send)
+            return
+        found = pool_statistics(self._client_for(scope))
+        origins = found.origins.values()
+        held = Held(
+            active=found.active,
+            idle=found.idle,
+            queued=found.queued,
+            opened=sum(origin.opened for origin in origins),
+            closed=sum(sum(origin.closed.values()) for origin in origins),
+            tasks=len(asyncio.all_tasks()),
+        )
+        body = json.dumps(asdict(held)).encode()
+        await send(
+            {
+                "type": "http.response.start",
+                "status": 200,
+                "headers": [(b"content-length", b"%d" % len(body)), (b"connection", b"close")],
+            }
+        )
+        await send({"type": "http.response.body", "body": body})
+
+    def _client_for(self, scope: Any) -> Any:
+        if isinstance(self._app, ReverseProxy):
+            assert self._app._factory is not None
+            return self._app._factory.get(None, object)
+        return scope["state"]["client"]
+
+    def wait_for_end(self, count: int = 1) -> None:
+        """Wait until the app is done with so many requests."""
+        for _ in range(count):
+            assert self.ended.acquire(timeout=LIMIT), "the app is not done"
+
+
+def held_at(port: int) -> Held:
+    """Ask a served ``ProxyWatch`` what it holds now."""
+    return Held(**json.loads(ask(port, get(PATH.encode())).body))

@@ -1,0 +1,60 @@
+"""An app under hypercorn's trio worker, on 127.0.0.1, in a thread."""
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import hypercorn.config
+import hypercorn.trio
+import trio
+
+LIMIT = 30.0
+"""Seconds after which a server that does not stop fails the test."""
+
+
+class _TrioServer:
+    """The run that serves, and the switch that ends it."""
+
+    def __init__(self, app: Any, listener: socket.socket) -> None:
+        self._app = app
+        self._config = hypercorn.config.Config()
+        # Hypercorn closes the socket that it is given by number; the duplicate is its own.
+        self._config.bind = [f"fd://{listener.dup().detach()}"]
+        self._config.errorlog = None
+        self._config.graceful_timeout = 1.0
+        self._token: trio.lowlevel.TrioToken | None = None
+        self._stop = trio.Event()
+        self.failure: BaseException | None = None
+
+    def run(self) -> None:
+        try:
+            trio.run(self._serve)
+        except BaseException as exc:  # noqa: BLE001 -- raised again in the test's own thread
+            self.failure = exc
+
+    async def _serve(self) -> None:
+        self._token = trio.lowlevel.current_trio_token()
+        await hypercorn.trio.serve(self._app, self._config, shutdown_trigger=self._stop.wait, mode="asgi")
+
+    def stop(self) -> None:
+        if self._token is not None:
+            self._token.run_sync_soon(self._stop.set)
+
+
+@contextmanager
+def serving_trio(app: Any) -> Iterator[int]:
+    """Serve an app for a block and give its port; its lifespan runs."""
+    with socket.create_server(("127.0.0.1", 0), backlog=500) as listener:
+        server = _TrioServer(app, listener)
+        thread = threading.Thread(target=server.run, daemon=True)
+        thread.start()
+        try:
+            yield listener.getsockname()[1]
+        finally:
+            server.stop()
+            thread.join(LIMIT)
+            assert not thread.is_alive(), "hypercorn did not stop"
+    if server.failure is not None:
+        raise server.failure
