@@ -118,8 +118,15 @@ The class says no more. The words are those of httpcore and of h11, which the en
 """
 
 
-def failure_of(error: ClientClosed | TransportError, *, in_body: bool) -> ProxyFailure:
-    """Return what an error means, before or after the response's head has come."""
+def failure_of(error: ClientClosed | TransportError, *, in_body: bool, uploading: bool = False) -> ProxyFailure:
+    """
+    Return what an error means.
+
+    Args:
+        error: What was raised.
+        in_body: Whether the response's head had come.
+        uploading: Whether there was still something of the request's body to be sent.
+    """
     if not in_body and isinstance(error, NetworkError):
         finer = _of_cause(error)
         if finer is not None:
@@ -127,7 +134,10 @@ def failure_of(error: ClientClosed | TransportError, *, in_body: bool) -> ProxyF
     for error_class, failure in _ANYWHERE:
         if isinstance(error, error_class):
             return failure
-    return _in_body(error) if in_body else _before_body(error)
+    if in_body:
+        return _in_body(error)
+    failure = _before_body(error)
+    return ProxyFailure.REQUEST_UPSTREAM_BROKE if uploading and failure is ProxyFailure.RESPONSE_HEAD_BROKE else failure
 
 
 def _in_body(error: Exception) -> ProxyFailure:

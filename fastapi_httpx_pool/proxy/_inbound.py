@@ -17,10 +17,14 @@ import anyio
 from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive
 
-__all__ = ("BodyUnwanted", "Inbound", "RequestTooLarge")
+__all__ = ("BodyLost", "BodyUnwanted", "Inbound", "RequestTooLarge")
 
 AHEAD: Final = 64 * 1024
 """Bytes of a body that nobody has asked for yet, which are kept."""
+
+
+class BodyLost(Exception):
+    """The request announces a body, and the server gives none."""
 
 
 class BodyUnwanted(Exception):
@@ -36,6 +40,7 @@ class Inbound:
     """An async iterator of the request's body; raises ClientDisconnect if the client leaves before its end."""
 
     __slots__ = (
+        "_doubtful",
         "_failure",
         "_known",
         "_left",
@@ -54,7 +59,14 @@ class Inbound:
     )
 
     def __init__(
-        self, receive: Receive, *, body: bytes | None, expected: bool, reserved: bool, limit: int | None
+        self,
+        receive: Receive,
+        *,
+        body: bytes | None,
+        expected: bool,
+        reserved: bool = False,
+        doubtful: bool = False,
+        limit: int | None = None,
     ) -> None:
         """
         Take the channel.
@@ -65,11 +77,13 @@ class Inbound:
             expected: Whether there is one to read.
             reserved: Whether the channel is left alone until somebody wants the body. Servers
                 answer an ``Expect`` with "100 Continue" when the first read comes.
+            doubtful: Whether the server may have lost the body.
             limit: Bytes that the body may have.
         """
         self._receive = receive
         self._known = body
         self._reserved = reserved and body is None
+        self._doubtful = doubtful
         self._limit = limit
         self._stash: deque[Message] = deque()
         self._stashed = 0
@@ -108,6 +122,8 @@ class Inbound:
             self.complete = not message.get("more_body", False)
             if chunk:
                 return self._counted(chunk)
+        if self._doubtful and not self.length:
+            raise BodyLost("the request announces a body, but asks for an upgrade, too, and the server gives none")
         if self.unwanted:
             raise BodyUnwanted  # an end would be taken for the body's
         raise StopAsyncIteration

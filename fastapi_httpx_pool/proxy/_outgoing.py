@@ -84,10 +84,10 @@ class Outgoing:
 
     @property
     def is_stream_of_events(self) -> bool:
-        """Whether it is server-sent events, not compressed."""
+        """Whether it is server-sent events, neither compressed nor of a length that is known."""
         kinds = [value for name, value in self.headers if name == b"content-type"]
-        coded = any(name == b"content-encoding" for name, _ in self.headers)
-        return not coded and bool(kinds) and kinds[0][: len(_EVENTS)].lower() == _EVENTS
+        fixed = any(name in (b"content-encoding", b"content-length") for name, _ in self.headers)
+        return not fixed and bool(kinds) and kinds[0][: len(_EVENTS)].lower() == _EVENTS
 
     def settle(self) -> None:
         """Drop a length that the status forbids, or that no body will follow."""

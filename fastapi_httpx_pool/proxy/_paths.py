@@ -19,11 +19,11 @@ from starlette.types import Scope
 from ..messages import Origin
 from ._target import TargetRefused, check_path, encoded_octets, origin_of
 
-__all__ = ("Base", "below_mount", "inbound_path", "public_prefix", "without_prefix")
+__all__ = ("Base", "below_mount", "inbound_path", "is_authority", "public_prefix", "without_prefix")
 
 _URL = re.compile(r"(https?)://([^/?#]*)([^?#]*)(?:\?([^#]*))?(#.*)?", re.DOTALL | re.IGNORECASE)
 # A path of nothing else, without "..", is forwarded without a second look: most are.
-_PLAIN = bytes(octet for octet in range(0x21, 0x7F) if octet not in b"%\\?#")
+_PLAIN = bytes(octet for octet in range(0x21, 0x7F) if octet not in b"%?#")
 _NOT_IN_PATH = re.compile(rb"[^\x21-\x7e]|[?#]")
 _ABSOLUTE_FORM = re.compile(rb"https?://(?:[^/?#@]*@)?([^/?#@]+)(/[^?#]*)?", re.DOTALL | re.IGNORECASE)
 _AUTHORITY = re.compile(rb"(?:\[[0-9A-Za-z:.%_~-]+\]|[0-9A-Za-z._~!$&'()*+,;=%-]+)(?::[0-9]*)?")
@@ -145,7 +145,7 @@ def below_mount(scope: Scope, raw_path: bytes, prefix: str) -> bytes:
         return without_prefix(raw_path, prefix)
     except TargetRefused:
         told = _told(scope)
-        if not told or not prefix.startswith(told):
+        if not prefix.startswith(told):
             raise
         return without_prefix(raw_path, prefix[len(told) :])
 
@@ -188,6 +188,12 @@ def without_prefix(raw_path: bytes, prefix: str) -> bytes:
     if rest and not rest.startswith(b"/") and rest[:3].lower() != b"%2f":
         raise TargetRefused("the path is beside the prefix")
     return rest
+
+
+@lru_cache(maxsize=256)
+def is_authority(host: bytes) -> bool:
+    """Whether it is a host, with or without a port (RFC 9110, section 7.2)."""
+    return _AUTHORITY.fullmatch(host) is not None
 
 
 @lru_cache(maxsize=256)

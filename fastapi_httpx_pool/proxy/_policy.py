@@ -84,7 +84,7 @@ class ProxyPolicy:
     allow_trace: bool = False
     """Pass TRACE on, which shows its sender all headers that were added on the way."""
     strict_paths: bool = False
-    """Refuse a ``..`` also if it only appears when a path is decoded more than once."""
+    """Refuse a ``..`` also if it only appears when a path is decoded more than once, or parameters are cut off: ``..;x``."""
 
     def __post_init__(self) -> None:
         _check_choice("forwarded", self.forwarded, get_args(ForwardedMode))

@@ -35,10 +35,11 @@ from ..messages import Header, Response, Timeouts
 from ._failures import ProxyFailure, answer, failure_of
 from ._headers import response_headers
 from ._heartbeat import with_heartbeat
-from ._hooks import Hooks, ProxyRequest, ask
-from ._inbound import RequestTooLarge
+from ._hooks import Hooks, OnFailure, ProxyRequest, ask
+from ._inbound import BodyLost, RequestTooLarge
 from ._outgoing import Outgoing, ResponseTooLarge, UnusableResponse, ask_about
 from ._rules import Rules
+from ._servers import with_one_of_each
 from ._source import NOT_THEIRS, HookFailed, RequestRefused, Source
 from ._target import TargetRefused
 from ._via import LoopDetected
@@ -138,11 +139,27 @@ class Relay:
             outgoing = await self._prepare(response)
         else:
             outgoing = response
-        self._inbound.listen_now()
         if isinstance(outgoing, Outgoing):
             await self._stream(outgoing, response.extensions if isinstance(response, Response) else {})
         else:
-            await outgoing(self._scope, self._receive, self._send_message)
+            await self._give(outgoing)
+
+    async def _give(self, response: StarletteResponse) -> None:
+        """Send an answer of the application's own; with its head, nobody wants the rest of the request any more."""
+
+        async def send(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", ()), *self._dismissal()]
+            await self._send_message(message)
+
+        await response(self._scope, self._receive, send)
+
+    def _dismissal(self) -> list[Header]:
+        """Take no more of the request's body; return what tells that to the client (RFC 9112, section 9.6)."""
+        # Some servers take no answer before somebody has taken what they have read; the watcher does.
+        self._inbound.stop()
+        must_close = self._inbound.unwanted or self._source.must_close
+        return [_CLOSE] if must_close and self._scope.get("http_version") == "1.1" else []
 
     # What goes out.
 
@@ -185,9 +202,10 @@ class Relay:
 
     async def _stream(self, outgoing: Outgoing, extensions: dict[str, Any]) -> None:
         outgoing.settle()
-        if outgoing.status >= FIRST_ERROR and not self._inbound.complete and self._scope.get("http_version") == "1.1":
-            # The rest of the request is not wanted (RFC 9112, section 9.6).
-            outgoing.headers.append((b"connection", b"close"))
+        if outgoing.status >= FIRST_ERROR:
+            outgoing.headers += self._dismissal()
+        elif self._source.must_close:
+            outgoing.headers.append(_CLOSE)
         if self._door.rules.policy.heartbeat is not None and outgoing.is_stream_of_events and runs_asyncio():
             outgoing.body = beating = with_heartbeat(outgoing.body, self._door.rules.policy.heartbeat)
             self._made.append(beating)
@@ -200,6 +218,9 @@ class Relay:
             first = outgoing.take_whole()
             left = len(first) or None
         await self._send_head(outgoing, trailers=trailers is not None)
+        if not first and not (self._inbound.complete and (outgoing.bodiless or left == 0)):
+            # Some servers send the head with the first piece of the body, for which the client may have to wait.
+            await self._send_body(b"", more=True)
         await self._send_rest(outgoing, first, left)
         if trailers is not None:
             await self._send_trailers(trailers)
@@ -215,10 +236,16 @@ class Relay:
         if first:
             sent = self._counted(len(first))
             left = await self._send_piece(first, left)
-        async for chunk in outgoing.body:
-            if chunk:
-                sent = self._counted(sent + len(chunk))
-                left = await self._send_piece(chunk, left)
+        try:
+            async for chunk in outgoing.body:
+                if chunk:
+                    sent = self._counted(sent + len(chunk))
+                    left = await self._send_piece(chunk, left)
+        except TransportError:
+            if left != 0 or self._watch.over:
+                raise
+            # The answer is whole, and what has failed is the rest of the request.
+            self._inbound.stop()
         if not self._watch.over:
             await self._send_body(b"", more=False)
 
@@ -233,8 +260,9 @@ class Relay:
         """Send a piece of the body; return how much of it is left, if that is known."""
         if left is not None:
             left -= len(chunk)
-        # Whoever has all the bytes it was told of may leave, so that is the end of the answer.
-        await self._send_body(chunk, more=left != 0)
+        # Whoever has all the bytes it was told of may leave, so that is the end of the answer; unless
+        # it is still sending: to servers that would be the end of the request, too.
+        await self._send_body(chunk, more=left != 0 or not self._inbound.complete)
         return left
 
     async def _send_head(self, outgoing: Outgoing, *, trailers: bool) -> None:
@@ -244,7 +272,7 @@ class Relay:
         message: Message = {
             "type": "http.response.start",
             "status": outgoing.status,
-            "headers": outgoing.headers,
+            "headers": with_one_of_each(outgoing.headers, self._receive, self._send),
         }
         if trailers:
             message["trailers"] = True
@@ -266,6 +294,9 @@ class Relay:
             raise ClientDisconnect from None
         finally:
             watch.sending_since = None
+        if message["type"] == "http.response.start":
+            # Earlier, servers would answer an Expect with "100 Continue".
+            self._inbound.listen_now()
 
     # What only some servers can pass on.
 
@@ -312,12 +343,21 @@ class Relay:
         else:
             trace = error if failure is ProxyFailure.HOOK_FAILED else None
             self._log(logging.WARNING, failure, f"answered with {failure.status}: {detail}", trace)
-            await self._answer(failure, error)
+            await self._answer_watched(failure, error)
+
+    async def _answer_watched(self, failure: ProxyFailure, error: Exception) -> None:
+        self._watch = watch_over(self._inbound, self._door.rules.policy.client_idle)
+        try:
+            await self._watch.run(self._answer(failure, error))
+        except ClientDisconnect:
+            await self._note_departure()
+        except ClientStalled:
+            await self._break_off(ProxyFailure.CLIENT_STALLED)
 
     def _failure_of(self, error: Exception) -> ProxyFailure | None:
         """Return what it means; None if the app's own handlers are to see it."""
         if isinstance(error, TransportError | ClientClosed):
-            return failure_of(error, in_body=self._response is not None)
+            return failure_of(error, in_body=self._response is not None, uploading=self._inbound.unwanted)
         if isinstance(error, RequestRefused):
             return error.failure
         if isinstance(error, HookFailed):
@@ -327,14 +367,27 @@ class Relay:
     async def _answer(self, failure: ProxyFailure, error: Exception) -> None:
         door = self._door
         if door.hooks.on_failure is not None:
-            response = await ask(door.hooks.on_failure, self._shown(), failure, error)
+            response = await self._ask_instead(door.hooks.on_failure, failure, error)
             if response is not None:
-                await response(self._scope, self._receive, self._send)
+                await self._give(response)
                 return
         name = door.via.decode("ascii") if door.rules.policy.proxy_status else None
         headers, body = answer(failure, proxy_status=name)
-        await self._send({"type": "http.response.start", "status": failure.status, "headers": headers})
-        await self._send({"type": "http.response.body", "body": body, "more_body": False})
+        headers += self._dismissal()
+        await self._send_message({"type": "http.response.start", "status": failure.status, "headers": headers})
+        await self._send_body(body, more=False)
+
+    async def _ask_instead(self, hook: OnFailure, failure: ProxyFailure, error: Exception) -> StarletteResponse | None:
+        try:
+            response: StarletteResponse | None = await ask(hook, self._shown(), failure, error)
+            _check_instead(response)
+        except Exception as exc:
+            if not self._door.answers_for_hooks:
+                raise
+            detail = f"on_failure itself has failed: {type(exc).__name__}: {exc}"
+            self._log(logging.WARNING, ProxyFailure.HOOK_FAILED, detail, exc)
+            return None
+        return response
 
     def _shown(self) -> ProxyRequest:
         return self._source.shown() or ProxyRequest(
@@ -375,11 +428,21 @@ _FAILURES: tuple[tuple[type[Exception], ProxyFailure], ...] = (
     (LoopDetected, ProxyFailure.LOOP_DETECTED),
     (UnusableResponse, ProxyFailure.RESPONSE_INVALID),
     (RequestTooLarge, ProxyFailure.REQUEST_TOO_LARGE),
+    (BodyLost, ProxyFailure.REQUEST_INVALID),
     (ResponseTooLarge, ProxyFailure.RESPONSE_TOO_LARGE),
     (ClientStalled, ProxyFailure.CLIENT_STALLED),
 )
+_CLOSE: Header = (b"connection", b"close")
 _USER_INFORMATION = re.compile(r"//[^/]*@")
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
+
+def _check_instead(response: object) -> None:
+    if not isinstance(response, StarletteResponse | None):
+        raise TypeError(
+            f"on_failure returned {response!r}; it may return a starlette.responses.Response to answer instead, "
+            "or nothing"
+        )
 
 
 def _cause_of(error: Exception) -> Exception:

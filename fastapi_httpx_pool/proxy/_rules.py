@@ -8,7 +8,8 @@ from ._policy import ProxyPolicy
 
 __all__ = ("DEFAULT", "Rules")
 
-_LOOKED_AT = HOP_BY_HOP | {b"content-length", b"host", b"max-forwards", b"via"}
+_FRAMING = frozenset((b"content-length", b"transfer-encoding"))
+_LOOKED_AT = HOP_BY_HOP | _FRAMING | {b"host", b"max-forwards", b"via"}
 
 
 @final
@@ -22,7 +23,7 @@ class Rules:
         set_names = frozenset(name for name, _ in self.to_upstream)
         self.removed: frozenset[bytes] = removed | set_names
         """Names of which not even a line of our own passes, but for those that the policy sets."""
-        self.ours: frozenset[bytes] = self.forwarding.dropped | self.removed
+        self.ours: frozenset[bytes] = _FRAMING | self.forwarding.dropped | self.removed
         """Names of which no line of the client's passes, whether written with hyphens or underscores."""
         self.special: frozenset[bytes] = _LOOKED_AT | self.ours
         self.to_client, removed = sendable(policy.response_headers)

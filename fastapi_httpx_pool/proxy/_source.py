@@ -28,8 +28,9 @@ from ._headers import (
 )
 from ._hooks import Hooks, ProxyRequest, ask
 from ._inbound import Inbound, RequestTooLarge
+from ._paths import is_authority
 from ._rules import Rules
-from ._target import parse_target
+from ._target import TargetRefused, parse_target
 from ._via import check_loop, max_forwards, via_line
 
 __all__ = (
@@ -98,6 +99,8 @@ class Source(Protocol):
     """Of the upstream's request."""
     asked_at: float
     """When it was asked, by ``perf_counter``."""
+    must_close: bool
+    """Whether the client's connection must not carry another request."""
 
     @property
     def url(self) -> str:
@@ -127,6 +130,7 @@ class Opened:
     """A response of either family that is open already."""
 
     asked_at = 0.0
+    must_close = False
 
     def __init__(self, response: Any) -> None:
         self._response = response_over(response)
@@ -138,7 +142,7 @@ class Opened:
 
     def inbound(self, receive: Receive) -> Inbound:
         """Return a side of which nobody wants the body."""
-        return Inbound(receive, body=None, expected=False, reserved=False, limit=None)
+        return Inbound(receive, body=None, expected=False)
 
     async def open(self, inbound: Inbound, informed: Informed | None) -> messages.Response:
         """Return it."""
@@ -220,6 +224,8 @@ class Forwarded:
             inbound = with_one_cookie_line(inbound)
         self._inbound = inbound
         self._headers, self._special = sift(inbound, rules.special, rules.ours)
+        # uvicorn with httptools takes the body of such a request for the next request.
+        self.must_close: bool = b"upgrade" in self._special and self._is_framed
         self._found: Where | None = None
         self.method = scope["method"] if wishes.method is None else wishes.method.decode("ascii")
         self.asked_at = 0.0
@@ -232,14 +238,18 @@ class Forwarded:
     def inbound(self, receive: Receive) -> Inbound:
         """Return the inbound side."""
         special = self._special
-        framed = b"transfer-encoding" in special or b"content-length" in special
         return Inbound(
             receive,
             body=self._body,
-            expected=framed or not self._is_http1 or self._body is not None,
+            expected=self._is_framed or not self._is_http1 or self._body is not None,
             reserved=b"expect" in special,
+            doubtful=self.must_close,
             limit=self._rules.policy.max_request_body,
         )
+
+    @property
+    def _is_framed(self) -> bool:
+        return b"transfer-encoding" in self._special or b"content-length" in self._special
 
     async def open(self, inbound: Inbound, informed: Informed | None) -> messages.Response | Response:
         """Send the request on."""
@@ -289,22 +299,44 @@ class Forwarded:
         method, special = self.method, self._special
         if method == "CONNECT" or (method == "TRACE" and not self._rules.policy.allow_trace):
             raise RequestRefused(ProxyFailure.METHOD_REFUSED, f"{method} is not sent on")
-        # RFC 9112, section 3.2.
-        if len(special.get(b"host", ())) != 1 and self._scope.get("http_version") == "1.1":
-            raise RequestRefused(ProxyFailure.REQUEST_INVALID, "the request has no Host, or several")
+        self._check_host()
+        if b"content-length" in special or b"transfer-encoding" in special:
+            self._check_framing()
         if b"via" in special:
-            check_loop(self._lines_named(b"via"), self._via, self._rules.policy.max_hops)
-        self._check_length()
+            name = b"" if self._rules.policy.via is None else self._via
+            check_loop(self._lines_named(b"via"), name, self._rules.policy.max_hops)
         if method in ("OPTIONS", "TRACE"):
             return self._answer_here()
         return None
 
-    def _check_length(self) -> None:
-        limit = self._rules.policy.max_request_body
-        if limit is None or b"transfer-encoding" in self._special:
+    def _check_host(self) -> None:
+        # RFC 9112, section 3.2.
+        hosts, version = self._special.get(b"host", ()), self._scope.get("http_version")
+        if len(hosts) == 1 and is_authority(hosts[0]):
             return
-        for value in self._special.get(b"content-length", ()):
-            if int(value) > limit:
+        if version == "1.1" or (self._is_http1 and len(hosts) > 1):
+            raise RequestRefused(
+                ProxyFailure.REQUEST_INVALID, "the request has no Host, or several, or one that is none"
+            )
+
+    def _check_framing(self) -> None:
+        """Refuse a body whose end one server sees here and the other there (RFC 9112, sections 6.1 to 6.3)."""
+        lengths, codings = self._special.get(b"content-length"), self._special.get(b"transfer-encoding")
+        if codings is not None:
+            if lengths is not None or self._scope.get("http_version") == "1.0":
+                text = "the request has chunks, and a length or a version that forbids them"
+                raise RequestRefused(ProxyFailure.REQUEST_INVALID, text)
+            if len(codings) != 1 or codings[0].lower() != b"chunked":
+                raise RequestRefused(
+                    ProxyFailure.REQUEST_INVALID, "the request has another transfer coding than chunked"
+                )
+        elif lengths is not None:
+            if len(lengths) != 1 or not lengths[0].isdigit():
+                raise RequestRefused(
+                    ProxyFailure.REQUEST_INVALID, "the request has several lengths, or one that is none"
+                )
+            limit = self._rules.policy.max_request_body
+            if limit is not None and int(lengths[0]) > limit:
                 raise RequestTooLarge(f"the body is longer than the {limit} bytes that max_request_body allows")
 
     def _answer_here(self) -> Response | None:
@@ -323,7 +355,11 @@ class Forwarded:
 
     def _reflection(self) -> Response:
         """Return what a TRACE asks for."""
-        lines = [b"TRACE %s HTTP/%s" % (self._scope["path"].encode(), self._scope["http_version"].encode("ascii"))]
+        scope = self._scope
+        target: bytes = scope.get("raw_path") or scope["path"].encode()
+        if scope["query_string"]:
+            target += b"?" + scope["query_string"]
+        lines = [b"TRACE %b HTTP/%b" % (target, scope["http_version"].encode("ascii"))]
         lines += [name + b": " + value for name, value in self._inbound if name.lower() not in _SECRET]
         return Response(b"\r\n".join([*lines, b"", b""]), media_type="message/http")
 
@@ -334,7 +370,7 @@ class Forwarded:
         special = self._special
         if self._body is not None:
             return await self._kept(inbound, self._body)
-        if b"transfer-encoding" in special:  # beside it, a length is not to be believed (RFC 9112, section 6.3)
+        if b"transfer-encoding" in special:
             return inbound, [(b"transfer-encoding", b"chunked")]
         if b"content-length" in special:
             return inbound, [(b"content-length", special[b"content-length"][0])]
@@ -361,7 +397,7 @@ class Forwarded:
         rules, special = self._rules, self._special
         hosts = special.get(b"host")
         public_host = self._authority or (hosts[0] if hosts else None)
-        keeps_host = rules.policy.preserve_host and public_host is not None
+        keeps_host = rules.policy.preserve_host and bool(public_host)
         headers: list[Header] = [(b"host", public_host if keeps_host else where.host), *self._headers]  # type: ignore[list-item] # not None
         ours = self._ours(public_host) if len(special) == 1 else [*self._still_true(), *self._ours(public_host)]
         if rules.removed:
@@ -420,7 +456,7 @@ class Forwarded:
             if isinstance(answer, Response):
                 return answer
             self._take_over(given if answer is None else answer, request, url, before)
-        except NOT_THEIRS:
+        except (*NOT_THEIRS, TargetRefused):
             raise
         except Exception as exc:
             raise HookFailed from exc

@@ -91,7 +91,7 @@ def check_path(octets: bytes, *, strict: bool = False) -> None:
 
     Args:
         octets: As they stand in a request line.
-        strict: Whether the recipient may decode more than once.
+        strict: Whether the recipient may decode more than once, and may cut parameters (``..;x``) off.
 
     Raises:
         TargetRefused: It has a ``..`` segment, a NUL, or a percent sign that escapes nothing.
@@ -102,11 +102,16 @@ def check_path(octets: bytes, *, strict: bool = False) -> None:
         raise TargetRefused("the path has a NUL, or a percent sign that escapes nothing")
     for _ in range(_ROUNDS):
         encoded, octets = octets, unquote_to_bytes(octets)
-        if b".." in octets and b".." in _SLASH.split(octets):
+        if b".." in octets and b".." in _segments(octets, strict=strict):
             raise TargetRefused("the path has a '..' segment")
         if not strict or octets == encoded:
             return
     raise TargetRefused(f"the path is percent-encoded more than {_ROUNDS - 1} times over")
+
+
+def _segments(path: bytes, *, strict: bool) -> list[bytes]:
+    segments = _SLASH.split(path)
+    return [segment.partition(b";")[0] for segment in segments] if strict else segments
 
 
 @lru_cache(maxsize=1024)
