@@ -8,6 +8,7 @@ from fastapi.staticfiles import StaticFiles
 from .failures import add_failure_handlers
 from .front import router as front
 from .lifespan import make_lifespan
+from .mounts import mount_site
 from .routes import ROUTERS
 from .settings import ExampleSettings
 
@@ -23,6 +24,7 @@ def create_app(settings: ExampleSettings | None = None) -> FastAPI:
     for router in ROUTERS:
         app.include_router(router)
     app.include_router(front)
+    mount_site(app, settings)
     app.mount("/static", StaticFiles(directory=STATIC), name="static")
     add_failure_handlers(app)
     return app

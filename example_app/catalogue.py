@@ -8,6 +8,7 @@ from typing import Any
 
 from .failures import answer_for_upstream
 from .lifespan import make_lifespan
+from .mounts import mount_site
 from .routes import failing, fan_out, reading, streaming, websocket
 from .settings import SharedClientSettings
 
@@ -62,9 +63,10 @@ def _code_of(thing: Callable[..., Any]) -> str:
     return "\n".join(before + after[not after[0] :])
 
 
-READING, STREAMING, FIVE, SOCKET, FAILING = (
+READING, STREAMING, MOUNTED, FIVE, SOCKET, FAILING = (
     "Reading",
     "Streaming",
+    "A site under a path",
     "Five at once",
     "WebSocket",
     "When the upstream fails",
@@ -81,6 +83,17 @@ RECIPES = (
     Recipe(STREAMING, (streaming.stream_events,), (Step("/stream/events"),)),
     Recipe(STREAMING, (streaming.stream_file,), (Step("/stream/file"),)),
     Recipe(STREAMING, (streaming.upload,), (Step("/upload", "POST", upload=1_000_000),)),
+    Recipe(
+        MOUNTED,
+        (mount_site,),
+        (
+            Step("/site/page"),
+            Step("/site/json"),
+            Step("/site/upload", "POST", upload=1_000_000),
+            Step("/site/flaky?fault=early", expected=502),
+            Step("/site/%2e%2e%2fsecret", expected=400),
+        ),
+    ),
     Recipe(FIVE, (fan_out.five, fan_out.beginning_of), (Step("/five"),)),
     Recipe(FIVE, (fan_out.five_events,), (Step("/five/events"),)),
     Recipe(SOCKET, (websocket.read_over_websocket,), (Step("/ws", "WS", asks="/json"),)),

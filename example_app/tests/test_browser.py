@@ -40,7 +40,7 @@ def test_all_recipes_run_as_expected(page: Page) -> None:
         "Object.fromEntries([...document.querySelectorAll('.card')].map(c => [c.id, c.dataset.state]))"
     )
     assert states == dict.fromkeys(states, "ok")
-    assert len(states) == 15
+    assert len(states) == 16
     assert "as expected" in _text(page, "#summary")
     assert "LINE 8 OF 8" in _text(page, "#stream_shout .body")
     assert "10,000,000 bytes" in _text(page, "#stream_file .size")

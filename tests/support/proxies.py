@@ -108,4 +108,4 @@ POOL_OF_ONE = LimitSettings(max_connections=1, max_keepalive_connections=1)
 
 def hasty(**seconds: float) -> ClientSettings:
     """Return settings with short timeouts, for limits that are to be reached."""
-    return settings_of(timeout=TimeoutSettings(**seconds))  # type: ignore[arg-type]  # names of fields
+    return settings_of(timeout=TimeoutSettings(**seconds))
