@@ -99,6 +99,11 @@ class Child:
                 process_group=0,  # so that Ctrl-C is for this process alone, which then ends the others
             )
 
+    @property
+    def pid(self) -> int:
+        """Its number, for those who look at its memory."""
+        return self._process.pid
+
     def first_line(self) -> str:
         """Wait for its first line of output; empty if it ended without one."""
         assert self._process.stdout is not None

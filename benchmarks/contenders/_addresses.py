@@ -3,11 +3,14 @@
 import os
 from itertools import cycle
 
-__all__ = ("ANSWER_TYPE", "KEEPALIVE", "address", "first")
+__all__ = ("ANSWER_TYPE", "CONNECTIONS", "KEEPALIVE", "address", "first")
 
 ANSWER_TYPE = "application/octet-stream"
 
 _ORIGINS = os.environ["BENCH_UPSTREAM"].split(",")
+
+CONNECTIONS = int(os.environ.get("BENCH_CONNECTIONS", "100"))
+"""``max_connections`` of all clients."""
 
 KEEPALIVE = int(os.environ.get("BENCH_KEEPALIVE", "20"))
 """``max_keepalive_connections`` of httpx's clients, with or without this package; 20 is what they all have by default."""

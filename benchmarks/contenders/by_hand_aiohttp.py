@@ -9,14 +9,14 @@ from fastapi import FastAPI, Request, Response
 from fastapi.responses import StreamingResponse
 from starlette.background import BackgroundTask
 
-from ._addresses import ANSWER_TYPE, address
+from ._addresses import ANSWER_TYPE, CONNECTIONS, address
 
 __all__ = ("call", "stream")
 
 
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[Mapping[str, Any]]:
-    async with aiohttp.ClientSession() as session:
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=CONNECTIONS)) as session:
         yield {"session": session}
 
 

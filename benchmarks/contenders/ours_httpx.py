@@ -4,11 +4,11 @@ from fastapi import FastAPI, Request, Response
 
 from fastapi_httpx_pool import ClientDep, ClientSettings, LimitSettings, StreamingProxyResponse, create_lifespan
 
-from ._addresses import ANSWER_TYPE, KEEPALIVE, address
+from ._addresses import ANSWER_TYPE, CONNECTIONS, KEEPALIVE, address
 
 __all__ = ("call", "stream")
 
-_settings = ClientSettings(limits=LimitSettings(max_keepalive_connections=KEEPALIVE))
+_settings = ClientSettings(limits=LimitSettings(max_connections=CONNECTIONS, max_keepalive_connections=KEEPALIVE))
 
 call = FastAPI(lifespan=create_lifespan(_settings))
 stream = FastAPI(lifespan=create_lifespan(_settings))

@@ -4,11 +4,12 @@ from fastapi import FastAPI
 
 from fastapi_httpx_pool import ClientSettings, LimitSettings, ReverseProxy, create_lifespan
 
-from ._addresses import KEEPALIVE, first
+from ._addresses import CONNECTIONS, KEEPALIVE, first
 
 __all__ = ("alone", "mounted")
 
-_settings = ClientSettings(trust_env=False, limits=LimitSettings(max_keepalive_connections=KEEPALIVE))
+_limits = LimitSettings(max_connections=CONNECTIONS, max_keepalive_connections=KEEPALIVE)
+_settings = ClientSettings(trust_env=False, limits=_limits)
 
 alone = ReverseProxy(first(), settings=_settings)
 

@@ -7,6 +7,7 @@ import (
 	"net/http/httputil"
 	"net/url"
 	"os"
+	"strconv"
 	"strings"
 	"sync/atomic"
 )
@@ -20,9 +21,13 @@ func main() {
 		}
 		origins = append(origins, origin)
 	}
+	connections, err := strconv.Atoi(os.Getenv("BENCH_CONNECTIONS"))
+	if err != nil {
+		connections = 100
+	}
 	transport := http.DefaultTransport.(*http.Transport).Clone()
 	transport.Proxy = nil
-	transport.MaxConnsPerHost = 100
+	transport.MaxConnsPerHost = connections
 	transport.MaxIdleConns = 100
 	transport.MaxIdleConnsPerHost = 100 // the default of 2 would be another comparison
 	var count uint64

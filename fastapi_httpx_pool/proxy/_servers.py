@@ -4,15 +4,14 @@ What servers write into every answer by themselves.
 An answer has one ``Date`` and one ``Server``, and those are the upstream's (RFC 9110, section 6.6.1).
 Some servers write theirs beside whatever they are given, and ASGI has no word to ask for less. So we
 look at whom a request comes from: uvicorn can be told, for one answer, to leave out what is there
-already; hypercorn cannot, so that its own lines stand, and the upstream's go.
+already; hypercorn cannot, so that its own lines stand, and the upstream's go. Behind middleware that
+puts a ``receive`` of its own before the server's there is nobody to look at, and both stand.
 """
 
-import inspect
 import sys
 from asyncio import Queue
 from typing import Any
 
-from starlette.requests import Request
 from starlette.types import Receive, Send
 
 from ..messages import Header
@@ -21,9 +20,6 @@ __all__ = ("with_one_of_each",)
 
 _WRITTEN = {b"date": "include_date_header", b"server": "include_server_header"}
 """Names of the lines, and hypercorn's options for them."""
-
-_LAYERS = 32
-"""Of middleware that are looked through."""
 
 
 def with_one_of_each(headers: list[Header], receive: Receive, send: Send) -> list[Header]:
@@ -35,35 +31,15 @@ def with_one_of_each(headers: list[Header], receive: Receive, send: Send) -> lis
         receive: The request's channel, as near to the server as we know it.
         send: Likewise.
     """
-    server = _server_behind(receive)
+    server: Any = getattr(receive, "__self__", None)
     lines = getattr(server, "default_headers", None)
     if isinstance(lines, list):  # uvicorn's
-        there = {name for name, _ in headers if name in _WRITTEN}
-        if there:
-            # Its list is for all answers, but what it is kept in is for this one.
-            server.default_headers = [line for line in lines if line[0] not in there]
+        there = dict(headers)
+        # Its list is for all answers, but what it is kept in is for this one.
+        server.default_headers = [line for line in lines if line[0] not in there or line[0] not in _WRITTEN]
         return headers
     if isinstance(server, Queue) and "hypercorn" in sys.modules:
         config = getattr(getattr(send, "__self__", None), "config", None)
         written = {name for name, option in _WRITTEN.items() if getattr(config, option, True)}
         return [line for line in headers if line[0] not in written]
     return headers
-
-
-def _server_behind(receive: Any) -> Any:
-    """Return what a channel belongs to, behind the middleware that has put its own before it."""
-    for _ in range(_LAYERS):
-        owner = getattr(receive, "__self__", None)
-        if owner is None:
-            receive = _called_by(receive)
-        elif isinstance(owner, Request):
-            receive = owner.receive
-        else:
-            return owner
-    return None
-
-
-def _called_by(function: Any) -> Any:
-    """Return the channel that a function of middleware's calls, as nearly all are written; None if there is none."""
-    names = getattr(getattr(function, "__code__", None), "co_freevars", ())
-    return next((inspect.getclosurevars(function).nonlocals.get(name) for name in names if "receive" in name), None)

@@ -247,3 +247,24 @@ def test_to_a_trusted_unix_peer_nothing_is_added() -> None:
         b"forwarded",
         b"for=unknown;host=front.example;proto=http",
     )
+
+
+@pytest.mark.parametrize(
+    ("said", "host", "trusted", "expected"),
+    [
+        ([], b"front.example:81", True, (b"http://front.example:81", b"")),
+        ([], None, True, (None, b"")),
+        (SPOOFED, b"front.example", False, (b"http://front.example", b"")),
+        (SPOOFED, b"front.example", True, (b"https://evil.example", b"/evil")),
+        ([(b"x-forwarded-proto", b"HTTPS")], b"front.example", True, (b"https://front.example", b"")),
+        ([(b"x-forwarded-proto", b"gopher")], b"front.example", True, (b"http://front.example", b"")),
+        ([(b"x-forwarded-host", b"a, b"), (b"x-forwarded-prefix", b"/a/")], None, True, (b"http://b", b"/a")),
+    ],
+)
+def test_the_public_side_is_what_the_client_sees(
+    said: list[Header], host: bytes | None, trusted: bool, expected: tuple[bytes | None, bytes]
+) -> None:
+    """A trusted proxy knows under which origin and prefix; anybody else's word about it counts for nothing."""
+    forwarding = Forwarding(ProxyPolicy(**(trusting() if trusted else {})))
+
+    assert forwarding.public_side(said, peer="192.0.2.1", scheme="http", host=host) == expected

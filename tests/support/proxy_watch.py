@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -25,7 +26,7 @@ class Held:
     closed: int
     """Connections so far."""
     tasks: int
-    """Tasks in the server's event loop."""
+    """Tasks in the event loop, but for those that hypercorn keeps for connections that are idle or gone."""
 
 
 class ProxyWatch(AppProbe):
@@ -52,7 +53,7 @@ class ProxyWatch(AppProbe):
             queued=found.queued,
             opened=sum(origin.opened for origin in origins),
             closed=sum(sum(origin.closed.values()) for origin in origins),
-            tasks=len(asyncio.all_tasks()),
+            tasks=sum(not _is_hypercorns(task) for task in asyncio.all_tasks()),
         )
         body = json.dumps(asdict(held)).encode()
         await send(
@@ -74,6 +75,11 @@ class ProxyWatch(AppProbe):
         """Wait until the app is done with so many requests."""
         for _ in range(count):
             assert self.ended.acquire(timeout=LIMIT), "the app is not done"
+
+
+def _is_hypercorns(task: "asyncio.Task[Any]") -> bool:
+    code = getattr(task.get_coro(), "cr_code", None)
+    return code is not None and f"{os.sep}hypercorn{os.sep}" in code.co_filename
 
 
 def held_at(port: int) -> Held:

@@ -404,7 +404,8 @@ def test_a11_nor_does_a_method_a_path_or_a_name(spoiled: dict[str, str]) -> None
             request.headers[spoiled["name"]] = "1"
 
     with scripted(seen) as upstream, proxied(upstream.url, on_request=spoil) as port:
-        assert ask(port, get()).status == 502
+        # A URL that nobody can be sent to is the client's fault, whose path it was joined from.
+        assert ask(port, get()).status == (400 if "path" in spoiled else 502)
 
     assert seen.heads == []
 
