@@ -2,6 +2,8 @@
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any, final
 
 import httpx
@@ -95,14 +97,19 @@ class ReverseProxy:
         self._rules = Rules.of(policy)
         self._hooks = Hooks(on_request, on_response, on_failure)
         self._via = pseudonym(self._rules.policy.via, str(upstream)).encode("ascii")
-        self._factory: ClientFactory | None = None
+        self._own: Any = None
+        """The client that it has opened itself."""
+        self._door = Door(self._rules, self._hooks, self._via, [], None, answers_for_hooks=True)
+        self._wishes = Wishes(None, Timeouts())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one request; or the lifespan, if it is alone under a server."""
         if scope["type"] == "http":
             prefix: str = scope.get("root_path", "")
-            door = Door(self._rules, self._hooks, self._via, [], self._rewriting(scope, prefix), answers_for_hooks=True)
-            await Relay(scope, receive, send, self._source(scope, prefix), door).run()
+            source, door = self._source(scope, prefix), self._door
+            if self._rules.rewrites:
+                door = replace(door, rewrite=self._rewriting(scope, prefix, self._base))
+            await Relay(scope, receive, send, source, door).run()
         elif scope["type"] == "lifespan":
             await run_lifespan(self._own_client(scope), receive, send)
         else:
@@ -154,16 +161,18 @@ class ReverseProxy:
         source = self._forwarded(
             scope, prefix, wishes, base=base, path=None if path is None else path.encode("utf-8"), body=body
         )
-        rewriting = self._rewriting(scope, prefix, base)
-        return Streamed(
-            source, Door(self._rules, self._hooks, self._via, [], rewriting, answers_for_hooks=True), background
-        )
+        rewrite = self._rewriting(scope, prefix, base) if self._rules.rewrites else None
+        return Streamed(source, replace(self._door, rewrite=rewrite), background)
 
     # Where it goes.
 
     def _source(self, scope: Scope, prefix: str) -> Forwarded:
         client = self._client_for(scope)
-        return self._forwarded(scope, prefix, Wishes(client, self._timeouts(client)), base=self._base)
+        timeouts = self._timeouts(client)
+        wishes = self._wishes
+        if wishes.client is not client or wishes.timeouts is not timeouts:
+            wishes = self._wishes = Wishes(client, timeouts)  # the same for most requests
+        return self._forwarded(scope, prefix, wishes, base=self._base)
 
     def _forwarded(
         self,
@@ -175,15 +184,9 @@ class ReverseProxy:
         path: bytes | None = None,
         body: bytes | None = None,
     ) -> Forwarded:
-        strict = self._rules.policy.strict_paths
-
-        def where() -> Where:
-            rest = below_mount(scope, inbound_path(scope)[0], prefix) if path is None else path
-            return Where(base.origin, base.host, base.target(rest, scope["query_string"], strict=strict))
-
         return Forwarded(
             scope,
-            where,
+            partial(self._where, scope, prefix, base, path),
             wishes,
             rules=self._rules,
             hooks=self._hooks,
@@ -193,12 +196,12 @@ class ReverseProxy:
             host=_authority_in(scope),
         )
 
-    def _rewriting(
-        self, scope: Scope, prefix: str, base: Base | None = None
-    ) -> Callable[[list[Header]], list[Header]] | None:
-        if not self._rules.rewrites:
-            return None
-        base = base or self._base
+    def _where(self, scope: Scope, prefix: str, base: Base, path: bytes | None) -> Where:
+        rest = below_mount(scope, inbound_path(scope)[0], prefix) if path is None else path
+        strict = self._rules.policy.strict_paths
+        return Where(base.origin, base.host, base.target(rest, scope["query_string"], strict=strict))
+
+    def _rewriting(self, scope: Scope, prefix: str, base: Base) -> Callable[[list[Header]], list[Header]]:
         policy = self._rules.policy
 
         def rewrite(headers: list[Header]) -> list[Header]:
@@ -231,8 +234,8 @@ class ReverseProxy:
     def _client_for(self, scope: Scope) -> Any:
         if self._client is not None:
             return self._given(scope, self._client)
-        if self._factory is not None:
-            return self._factory.get(None, object)
+        if self._own is not None:
+            return self._own
         try:
             return client_in(HTTPConnection(scope))
         except ClientNotStarted as exc:
@@ -256,12 +259,13 @@ class ReverseProxy:
         if self._client is not None or (self._settings is None and _has_client(scope)):
             yield
             return
-        async with ClientFactory(self._settings or ClientSettings(trust_env=False)) as factory:
-            self._factory = factory
-            try:
+        try:
+            async with ClientFactory(self._settings or ClientSettings(trust_env=False)) as factory:
+                self._own = factory.get(None, object)
                 yield
-            finally:
-                self._factory = None
+        finally:
+            # Not before it is closed: what comes while it drains is refused by the client itself.
+            self._own = None
 
     def __repr__(self) -> str:
         return f"<ReverseProxy [{self._base.origin_url}{self._base.path.decode('latin-1')}]>"

@@ -6,6 +6,7 @@ Any transport becomes a handler this way: the family's httpcore one, a mock, a c
 
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any, Protocol, get_args
 
 import anyio
@@ -66,7 +67,9 @@ def handler_over(send: Callable[[Any], Awaitable[Any]], family: Family, keeper: 
     async def handle(request: Request) -> Response:
         try:
             with _our_errors(family):
-                response = await send(_their_request(family, request))
+                their_request = _their_request(family, request)
+                limits = their_request.extensions["timeout"]
+                response = await send(their_request)
         except BaseException:
             if keeper is not None:
                 await keeper.after_failure(None)
@@ -74,11 +77,17 @@ def handler_over(send: Callable[[Any], Awaitable[Any]], family: Family, keeper: 
         return Response(
             status=response.status_code,
             headers=response.headers.raw,
-            body=_TransportBody(response.stream, family, keeper),
+            body=_TransportBody(response.stream, family, keeper, partial(_keep_up, limits, request)),
             extensions=response.extensions,
         )
 
     return handle
+
+
+def _keep_up(limits: dict[str, float | None], request: Request) -> None:
+    """Have the response's body wait as long as the request says now: with the head, that may have changed."""
+    # Of the transports that look at this, httpcore's looks when it begins with the body.
+    limits["read"] = request.timeouts.read
 
 
 def response_over(response: Any) -> Response:
@@ -208,8 +217,12 @@ class _ChunkStream:
 class _TransportBody:
     """A family's response stream as our body."""
 
-    def __init__(self, stream: Any, family: Family, keeper: Keeper | None) -> None:
+    def __init__(
+        self, stream: Any, family: Family, keeper: Keeper | None, begin: Callable[[], None] | None = None
+    ) -> None:
+        """``begin`` is called before the first piece is asked for."""
         self._stream = stream
+        self._begin = begin
         self._family = family
         self._keeper = keeper
         self._chunks: AsyncIterator[bytes] | None = None
@@ -221,6 +234,8 @@ class _TransportBody:
 
     async def __anext__(self) -> bytes:
         if self._chunks is None:
+            if self._begin is not None:
+                self._begin()
             self._chunks = aiter(self._stream)
         try:
             with _our_errors(self._family):

@@ -67,8 +67,7 @@ class ProxyWatch(AppProbe):
 
     def _client_for(self, scope: Any) -> Any:
         if isinstance(self._app, ReverseProxy):
-            assert self._app._factory is not None
-            return self._app._factory.get(None, object)
+            return self._app._own
         return scope["state"]["client"]
 
     def wait_for_end(self, count: int = 1) -> None:
