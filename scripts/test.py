@@ -2,7 +2,7 @@
 Run all tests the way they have to pass: ``python scripts/test.py``.
 
 1. With both families on the interpreter that runs this, measuring branch coverage (gated at 100 %).
-2. With httpx alone.
+2. With httpx alone, but for what knows no family at all.
 3. With both families on every newer Python that the machine has.
 """
 
@@ -17,6 +17,8 @@ from interpreters import newer_interpreters
 EVERYTHING = ["example", "test", "families"]
 HTTPX_ALONE = ["example", "test"]
 
+KNOW_NO_FAMILY = ["tests/benchmarks", "tests/engine", "tests/proxy/rows"]
+
 # Most tests wait for sockets. The blocks of a documentation page build on each other, so files stay whole.
 TWO_AT_A_TIME = ["--numprocesses", "2", "--dist", "loadfile"]
 
@@ -24,7 +26,8 @@ TWO_AT_A_TIME = ["--numprocesses", "2", "--dist", "loadfile"]
 def main() -> int:
     """Run them all; stop at the first that fails."""
     code = _covered(make(ROOT / ".venv", EVERYTHING))
-    code = code or _plain(make(ROOT / ".venv-httpx-alone", HTTPX_ALONE), "httpx alone")
+    left_out = [f"--ignore={folder}" for folder in KNOW_NO_FAMILY]
+    code = code or _plain(make(ROOT / ".venv-httpx-alone", HTTPX_ALONE), "httpx alone", *left_out)
     for version, python in newer_interpreters().items():
         code = code or _plain(make(ROOT / f".venv-{version}", EVERYTHING, python), f"Python {version}")
     return code
@@ -42,9 +45,9 @@ def _covered(python: Path) -> int:
     return _run([*coverage, "combine", "--quiet"]) or _run([*coverage, "report"])
 
 
-def _plain(python: Path, what: str) -> int:
+def _plain(python: Path, what: str, *options: str) -> int:
     print(f"== {what} ==", flush=True)
-    return _run([str(python), "-m", "pytest", *TWO_AT_A_TIME, *sys.argv[1:]])
+    return _run([str(python), "-m", "pytest", *TWO_AT_A_TIME, *options, *sys.argv[1:]])
 
 
 def _run(command: list[str]) -> int:

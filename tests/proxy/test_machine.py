@@ -1,0 +1,295 @@
+"""The machine behind the doors, driven through ASGI by hand: what no server and no client would show."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import anyio
+import httpx
+import pytest
+from fastapi.testclient import TestClient
+from starlette.websockets import WebSocketDisconnect
+
+from fastapi_httpx_pool import (
+    ClientMiddleware,
+    ClientSettings,
+    ProxyPolicy,
+    ProxyRequest,
+    ReverseProxy,
+    StreamingProxyResponse,
+)
+from fastapi_httpx_pool.messages import Header
+from fastapi_httpx_pool.proxy._heartbeat import with_heartbeat
+from fastapi_httpx_pool.proxy._inbound import BodyUnwanted, Inbound
+from fastapi_httpx_pool.proxy._lifespan import run_lifespan
+from tests.support.asgi import started
+from tests.support.upstream import Connection, answering, ok, scripted
+
+HOST: Header = (b"host", b"front.example")
+Sent = list[dict[str, Any]]
+
+
+def scope_of(method: str = "GET", *headers: Header, **more: Any) -> dict[str, Any]:
+    """Return a request's scope."""
+    return {
+        "type": "http",
+        "method": method,
+        "scheme": "http",
+        "http_version": "1.1",
+        "path": "/",
+        "query_string": b"",
+        "headers": [HOST, *headers],
+        **more,
+    }
+
+
+async def silent() -> Any:
+    """Give no message."""
+    await anyio.sleep_forever()
+
+
+def sending(*bodies: bytes) -> Any:
+    """Return a channel that gives a body in pieces and falls silent."""
+    left = [{"type": "http.request", "body": body, "more_body": True} for body in bodies]
+    left.append({"type": "http.request", "body": b"", "more_body": False})
+
+    async def receive() -> Any:
+        return left.pop(0) if left else await silent()
+
+    return receive
+
+
+async def asked(proxy: ReverseProxy, scope: dict[str, Any], receive: Any = silent) -> Sent:
+    """Send a request through a proxy whose own lifespan runs, and return the messages that came back."""
+    sent: Sent = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async with started(proxy):
+        with anyio.fail_after(20):
+            await proxy(scope, receive, send)
+    return sent
+
+
+def proxy_to(url: str, *, via_in_responses: bool = False, **options: Any) -> ReverseProxy:
+    """Return a proxy that is deaf to the machine's variables."""
+    policy = ProxyPolicy(via="edge", via_in_responses=via_in_responses, allow_trace=True)
+    return ReverseProxy(url, settings=ClientSettings(trust_env=False), policy=policy, **options)
+
+
+@pytest.mark.anyio
+async def test_b11_our_name_in_answers() -> None:
+    """It is there on demand, with the upstream's version."""
+    with scripted(answering(ok())) as upstream:
+        sent = await asked(proxy_to(upstream.url, via_in_responses=True), scope_of())
+
+    assert (b"via", b"1.1 edge") in sent[0]["headers"]
+
+
+@pytest.mark.anyio
+async def test_b13_a_trace_that_ends_here_shows_what_came() -> None:
+    """With no Max-Forwards left it is answered here, with its own lines but the secret ones."""
+    headers = ((b"max-forwards", b"0"), (b"x-a", b"1"), (b"cookie", b"secret"))
+    sent = await asked(proxy_to("http://127.0.0.1:9"), scope_of("TRACE", *headers, raw_path=b"/a%2F"))
+
+    assert sent[0]["status"] == 200
+    assert sent[1]["body"] == b"TRACE /a%2F HTTP/1.1\r\nhost: front.example\r\nmax-forwards: 0\r\nx-a: 1\r\n\r\n"
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [(b"content-length", b"5"), (b"content-length", b"5")],
+        [(b"content-length", b"+5")],
+        [(b"transfer-encoding", b"gzip, chunked")],
+        [(b"transfer-encoding", b"chunked"), (b"content-length", b"5")],
+    ],
+)
+async def test_g1_to_g4_what_servers_should_have_refused(headers: list[Header]) -> None:
+    """A server that lets such a request through does not get it past us."""
+    sent = await asked(proxy_to("http://127.0.0.1:9"), scope_of("POST", *headers), sending(b"hello"))
+
+    assert sent[0]["status"] == 400
+
+
+@pytest.mark.anyio
+async def test_a_request_hook_that_returns_something_else() -> None:
+    """It is told what it may return; the client gets a 502."""
+    hook: Any = lambda request: {"url": "x"}  # noqa: E731 -- as short as a hook may be
+    sent = await asked(proxy_to("http://127.0.0.1:9", on_request=hook), scope_of())
+
+    assert sent[0]["status"] == 502
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("preserve_host", [False, True])
+async def test_another_url_brings_its_own_host(preserve_host: bool) -> None:
+    """Unless the policy keeps the client's."""
+    heads = []
+
+    def script(connection: Connection) -> None:
+        heads.append(connection.read_head())
+        connection.send(ok())
+
+    def redirect(request: ProxyRequest) -> None:
+        request.url = upstream.url + "/other?q=1"
+
+    with scripted(script) as upstream:
+        policy = ProxyPolicy(preserve_host=preserve_host)
+        settings = ClientSettings(trust_env=False)
+        proxy = ReverseProxy("http://127.0.0.1:9", settings=settings, policy=policy, on_request=redirect)
+        await asked(proxy, scope_of())
+
+    assert heads[0].startswith(b"GET /other?q=1 HTTP/1.1\r\n")
+    host = b"front.example" if preserve_host else f"127.0.0.1:{upstream.port}".encode()
+    assert b"host: " + host + b"\r\n" in heads[0].lower()
+
+
+@pytest.mark.anyio
+async def test_a_cancellation_from_outside_stays_one() -> None:
+    """A server that gives up a request cancels it; nothing makes an answer of that, and nothing is left."""
+    arrived = anyio.Event()
+    loop = asyncio.get_running_loop() if _asyncio() else None
+
+    def script(connection: Connection) -> None:
+        connection.read_head()
+        if loop is not None:
+            loop.call_soon_threadsafe(arrived.set)
+        connection.wait_until_closed()
+
+    if loop is None:
+        pytest.skip("the event of another thread is asyncio's")
+    with scripted(script) as upstream:
+        proxy = proxy_to(upstream.url)
+        async with started(proxy):
+            task = asyncio.create_task(proxy(scope_of(), silent, silent))  # type: ignore[arg-type] # is not called
+            await asyncio.wait_for(arrived.wait(), 20)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert proxy._own.pool_statistics().active == 0
+
+
+def _asyncio() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
+
+
+def test_websockets_are_turned_away() -> None:
+    """A handshake is refused, not left hanging."""
+    with (
+        TestClient(proxy_to("http://127.0.0.1:9")) as browser,
+        pytest.raises(WebSocketDisconnect) as refused,
+        browser.websocket_connect("/"),
+    ):
+        pytest.fail("it was accepted")
+
+    assert refused.value.code == 1000
+
+
+def test_alone_behind_the_middleware_it_uses_that_ones_client() -> None:
+    """It opens a client of its own only where there is none."""
+    with scripted(answering(ok())) as upstream:
+        proxy = ReverseProxy(upstream.url)
+        with TestClient(ClientMiddleware(proxy, ClientSettings(trust_env=False))) as browser:
+            assert browser.get("/").text == "ok"
+            assert proxy._own is None
+
+
+@pytest.mark.anyio
+async def test_a_lifespan_that_ends_badly_is_told_to_the_server() -> None:
+    """What fails while closing is said in the protocol's words, and raised."""
+
+    @asynccontextmanager
+    async def failing() -> AsyncIterator[None]:
+        yield
+        raise ZeroDivisionError("too late")
+
+    async def receive() -> Any:
+        return {"type": "lifespan"}
+
+    sent: Sent = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    with pytest.raises(ZeroDivisionError):
+        await run_lifespan(failing(), receive, send)
+    assert sent == [
+        {"type": "lifespan.startup.complete"},
+        {"type": "lifespan.shutdown.failed", "message": "ZeroDivisionError: too late"},
+    ]
+
+
+@pytest.mark.anyio
+async def test_a_body_that_is_given_up_has_no_end() -> None:
+    """Whoever still waits for the rest of it is told so: an end would be taken for the body's."""
+    pieces = anyio.Event()
+
+    async def receive() -> Any:
+        await pieces.wait()
+        return {"type": "http.request", "body": b"late", "more_body": True}
+
+    inbound = Inbound(receive, body=None, expected=True)
+    async with anyio.create_task_group() as group:
+
+        async def read() -> None:
+            with pytest.raises(BodyUnwanted):
+                await anext(inbound)
+
+        group.start_soon(read)
+        await anyio.wait_all_tasks_blocked()
+        inbound.stop()
+        pieces.set()
+
+
+@pytest.mark.anyio
+async def test_pieces_of_nothing_are_no_signs_of_life() -> None:
+    """A heartbeat gives on what there is, and nothing for nothing."""
+    if not _asyncio():
+        pytest.skip("it is for asyncio")
+
+    async def chunks() -> AsyncIterator[bytes]:
+        for chunk in (b"data: 1\n\n", b"", b"data: 2\n\n"):
+            yield chunk
+
+    assert [chunk async for chunk in with_heartbeat(chunks(), 10)] == [b"data: 1\n\n", b"data: 2\n\n"]
+
+
+@pytest.mark.anyio
+async def test_early_hints_of_an_answer_that_never_comes() -> None:
+    """They are dropped with it."""
+
+    def script(connection: Connection) -> None:
+        connection.read_head()
+        connection.send(b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\n")
+
+    scope = scope_of(extensions={"http.response.early_hint": {}})
+    with scripted(script) as upstream:
+        sent = await asked(proxy_to(upstream.url), scope)
+
+    assert [message.get("status") for message in sent if message["type"] == "http.response.start"] == [502]
+
+
+@pytest.mark.anyio
+async def test_what_fails_behind_a_whole_answer_is_no_failure() -> None:
+    """An upstream that has answered in full, and breaks the rest of the upload, has answered."""
+    made = httpx.Response(200, headers={"content-length": "2"}, content=_whole_then_broken())
+    sent: Sent = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    await StreamingProxyResponse.from_response(made)({"type": "http", "method": "GET"}, silent, send)
+    assert b"".join(message.get("body", b"") for message in sent) == b"ok"
+
+
+async def _whole_then_broken() -> AsyncIterator[bytes]:
+    yield b"ok"
+    raise httpx.ReadError("reset")
