@@ -3,8 +3,9 @@ Step 5 of a request: or the route sends its own request on, past the client's la
 
 ``_response`` and ``_app`` are the doors, for routes and for apps; ``_relay`` the machine behind
 them, with ``_inbound`` and ``_watch`` on the client's side and ``_source`` on the upstream's. The
-rest are its rules: where to (``_target``, ``_paths``), which headers (``_headers``, ``_forwarding``,
-``_via``, ``_rewriting``), and what a failure is called (``_failures``).
+rest are its rules: which requests (``_admission``), where to (``_target``, ``_paths``), which header
+lines (``_headers``, ``_forwarding``, ``_via``, ``_rewriting``, ``_servers``), and what a failure is
+called (``_failures``).
 """
 
 from ._app import ReverseProxy

@@ -32,6 +32,7 @@ from starlette.types import Message, Receive, Scope, Send
 from .._cancellation import runs_asyncio
 from ..exceptions import ClientClosed, TransportError
 from ..messages import Header, Response, Timeouts
+from ._admission import RequestRefused
 from ._failures import ProxyFailure, answer, failure_of
 from ._headers import response_headers
 from ._heartbeat import with_heartbeat
@@ -40,7 +41,7 @@ from ._inbound import BodyLost, RequestTooLarge
 from ._outgoing import Outgoing, ResponseTooLarge, UnusableResponse, ask_about
 from ._rules import Rules
 from ._servers import with_one_of_each
-from ._source import NOT_THEIRS, HookFailed, RequestRefused, Source
+from ._source import NOT_THEIRS, HookFailed, Source
 from ._target import TargetRefused
 from ._via import LoopDetected
 from ._watch import ClientStalled, watch_over

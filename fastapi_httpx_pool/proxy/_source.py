@@ -15,7 +15,7 @@ from ..exceptions import ClientClosed, TransportError
 from ..messages import Header, Origin, Timeouts
 from ..settings import TimeoutSettings
 from ..transports import PooledClient, family_of, handler_for, response_over
-from ._failures import ProxyFailure
+from ._admission import admit, answer_here
 from ._headers import (
     check_values,
     has_token,
@@ -27,18 +27,16 @@ from ._headers import (
     without_twins,
 )
 from ._hooks import Hooks, ProxyRequest, ask
-from ._inbound import Inbound, RequestTooLarge
-from ._paths import is_authority
+from ._inbound import Inbound
 from ._rules import Rules
 from ._target import TargetRefused, parse_target
-from ._via import check_loop, max_forwards, via_line
+from ._via import via_line
 
 __all__ = (
     "NOT_THEIRS",
     "Forwarded",
     "HookFailed",
     "Opened",
-    "RequestRefused",
     "Source",
     "Where",
     "Wishes",
@@ -53,16 +51,6 @@ Informed = Callable[[int, list[Header]], None]
 _HTTP1 = frozenset(("1.0", "1.1"))
 _EVENTS = b"text/event-stream"
 _CONTINUE = b"100-continue"
-# RFC 9110, section 9.3.8: a TRACE must not tell its sender's own secrets to whoever reads the answer.
-_SECRET = frozenset((b"authorization", b"cookie", b"proxy-authorization"))
-
-
-class RequestRefused(Exception):
-    """The inbound request is not sent on."""
-
-    def __init__(self, failure: ProxyFailure, text: str) -> None:
-        super().__init__(text)
-        self.failure = failure
 
 
 class HookFailed(Exception):
@@ -253,7 +241,7 @@ class Forwarded:
 
     async def open(self, inbound: Inbound, informed: Informed | None) -> messages.Response | Response:
         """Send the request on."""
-        local = self._check()
+        local = self._answer_here()
         if local is not None:
             return local
         where = self._found = self._where()
@@ -292,78 +280,17 @@ class Forwarded:
             request.timeouts = patience
         return response
 
-    # What is not sent on.
-
-    def _check(self) -> Response | None:
-        """Return the answer to a request that is for us; raise for one that is for nobody."""
-        method, special = self.method, self._special
-        if method == "CONNECT" or (method == "TRACE" and not self._rules.policy.allow_trace):
-            raise RequestRefused(ProxyFailure.METHOD_REFUSED, f"{method} is not sent on")
-        self._check_host()
-        if b"content-length" in special or b"transfer-encoding" in special:
-            self._check_framing()
-        if b"via" in special:
-            name = b"" if self._rules.policy.via is None else self._via
-            check_loop(self._lines_named(b"via"), name, self._rules.policy.max_hops)
-        if method in ("OPTIONS", "TRACE"):
-            return self._answer_here()
-        return None
-
-    def _check_host(self) -> None:
-        # RFC 9112, section 3.2.
-        hosts, version = self._special.get(b"host", ()), self._scope.get("http_version")
-        if len(hosts) == 1 and is_authority(hosts[0]):
-            return
-        if version == "1.1" or (self._is_http1 and len(hosts) > 1):
-            raise RequestRefused(
-                ProxyFailure.REQUEST_INVALID, "the request has no Host, or several, or one that is none"
-            )
-
-    def _check_framing(self) -> None:
-        """Refuse a body whose end one server sees here and the other there (RFC 9112, sections 6.1 to 6.3)."""
-        lengths, codings = self._special.get(b"content-length"), self._special.get(b"transfer-encoding")
-        if codings is not None:
-            if lengths is not None or self._scope.get("http_version") == "1.0":
-                text = "the request has chunks, and a length or a version that forbids them"
-                raise RequestRefused(ProxyFailure.REQUEST_INVALID, text)
-            if len(codings) != 1 or codings[0].lower() != b"chunked":
-                raise RequestRefused(
-                    ProxyFailure.REQUEST_INVALID, "the request has another transfer coding than chunked"
-                )
-        elif lengths is not None:
-            if len(lengths) != 1 or not lengths[0].isdigit():
-                raise RequestRefused(
-                    ProxyFailure.REQUEST_INVALID, "the request has several lengths, or one that is none"
-                )
-            limit = self._rules.policy.max_request_body
-            if limit is not None and int(lengths[0]) > limit:
-                raise RequestTooLarge(f"the body is longer than the {limit} bytes that max_request_body allows")
-
     def _answer_here(self) -> Response | None:
-        if self._scope.get("raw_path", self._scope["path"].encode()) == b"*":
-            return Response(status_code=204)  # a ping of the server that it was sent to (RFC 9110, section 9.3.7)
-        try:
-            left = max_forwards(self.method, self._lines_named(b"max-forwards"))
-        except ValueError as exc:
-            raise RequestRefused(ProxyFailure.REQUEST_INVALID, str(exc)) from None
-        if left is None:
+        """Return the answer to a request that is for us; raise for one that is for nobody."""
+        admit(self._scope, self.method, self._special, self._rules.policy, self._via)
+        if self.method not in ("OPTIONS", "TRACE"):
             return None
-        if left == 0:
-            return Response() if self.method == "OPTIONS" else self._reflection()
-        self._special[b"max-forwards"] = [b"%d" % (left - 1)]
-        return None
+        response, left = answer_here(self._scope, self.method, self._inbound)
+        if left is not None:
+            self._special[b"max-forwards"] = [b"%d" % left]
+        return response
 
-    def _reflection(self) -> Response:
-        """Return what a TRACE asks for."""
-        scope = self._scope
-        target: bytes = scope.get("raw_path") or scope["path"].encode()
-        if scope["query_string"]:
-            target += b"?" + scope["query_string"]
-        lines = [b"TRACE %b HTTP/%b" % (target, scope["http_version"].encode("ascii"))]
-        lines += [name + b": " + value for name, value in self._inbound if name.lower() not in _SECRET]
-        return Response(b"\r\n".join([*lines, b"", b""]), media_type="message/http")
-
-    # What is.
+    # What is sent.
 
     async def _framed(self, inbound: Inbound) -> tuple[bytes | AsyncIterable[bytes] | None, list[Header]]:
         """Return the body, if there is one, and the line that says how it ends."""
