@@ -3,6 +3,7 @@
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import anyio
@@ -14,6 +15,7 @@ from tests.support.carriers import ASYNCIO, TRIO, UVLOOP
 from tests.support.families import FAMILIES
 from tests.support.raw_client import headers_of
 from tests.support.upstream import LIMIT, Connection, ok
+from tests.support.watched import Watched
 
 everywhere = pytest.mark.parametrize(
     ("family", "anyio_backend"),
@@ -88,6 +90,20 @@ class Backwards:
                 self._turns[number - 1].set()
 
 
+class Gated:
+    """A script that answers ``/0`` to ``/n``, each when its gate has been opened."""
+
+    def __init__(self, count: int) -> None:
+        self.gates = [threading.Event() for _ in range(count)]
+
+    def __call__(self, connection: Connection) -> None:
+        """Serve one connection."""
+        while head := connection.read_request()[0]:
+            number = int(target_of(head)[1:])
+            assert self.gates[number].wait(LIMIT), "the gate was never opened"
+            connection.send(ok(b"%d" % number))
+
+
 class Waves:
     """A script that answers when so many requests are there at once; and notes how many there were at most."""
 
@@ -108,3 +124,22 @@ class Waves:
                 self._present -= 1
             self._barrier.wait(LIMIT)  # all of a wave have left before the next begins
             connection.send(ok(b"wave"))
+
+
+class Silent(Watched):
+    """A script that takes requests and never answers them, but sends what it is given; it knows who still waits."""
+
+    def __init__(self, sent: bytes = b"") -> None:
+        super().__init__(self._take)
+        self._sent = sent
+        self._arrivals = threading.Semaphore(0)
+
+    def _take(self, connection: Connection) -> None:
+        if connection.read_request()[0]:
+            connection.send(self._sent)
+            self._arrivals.release()
+
+    async def arrived(self, count: int = 1) -> None:
+        """Wait until so many further requests are here."""
+        for _ in range(count):
+            assert await anyio.to_thread.run_sync(partial(self._arrivals.acquire, timeout=LIMIT)), "no request came"

@@ -552,6 +552,8 @@ IN_FULL_FLOW: dict[str, tuple[int, Script, dict[str, Any]]] = {
 @pytest.mark.parametrize("case", IN_FULL_FLOW)
 def test_d8_whatever_ends_an_upload_in_full_flow(server: str, case: str) -> None:
     """However an exchange ends before its upload does, its client is told, and the app is done with it."""
+    if (server, case) == ("hypercorn", "broken-off"):
+        pytest.skip("hypercorn may wait for its own queue, which is full, before it closes the connection")
     status, script, options = IN_FULL_FLOW[case]
     watch = ProxyWatch()
     with (
@@ -656,6 +658,38 @@ def test_d8_an_early_answer_of_an_upstream_that_leaves(server: str, length: int 
         client.close()
         watch.wait_for_end()
         assert_nothing_pooled(port)
+
+    assert watch.failures == []
+
+
+@uvicorn
+def test_d8_an_early_answer_of_an_upstream_that_breaks_off(server: str) -> None:
+    """What becomes of the rest of an upload takes nothing from an answer that is whole, and the client may go on."""
+
+    def script(connection: Connection) -> None:
+        if connection.number:
+            connection.read_request()
+            connection.send(ok(b"next"))
+            return
+        connection.read_until(b"hello")
+        connection.send(ok(b"enough"))
+        assert answered.wait(LIMIT)
+        connection.reset()
+
+    answered, watch = threading.Event(), ProxyWatch()
+    with (
+        scripted(script) as upstream,
+        proxied(upstream.url, server, settings=patient(), around=watch.around) as port,
+        raw_client(port) as client,
+    ):
+        client.send(announcing(10) + b"hello")
+        answer = read_answer(client)
+        assert (answer.status, answer.body, answer.complete) == (200, b"enough", True)
+        answered.set()
+        watch.wait_for_end()
+        assert_nothing_pooled(port)
+        client.send(b"world" + get())
+        assert read_answer(client).body == b"next"
 
     assert watch.failures == []
 

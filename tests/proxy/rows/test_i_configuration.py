@@ -775,6 +775,31 @@ def test_i9_a_hook_answers_some(server: str) -> None:
     assert seen.bodies == [b"", b"hello"]
 
 
+@uvicorn
+@pytest.mark.parametrize("hook", ["on_request", "on_response", "on_failure"])
+def test_i9_a_client_leaves_while_a_hook_thinks(server: str, hook: str) -> None:
+    """A hook that takes its time is given up when the client leaves, and nothing is left in use."""
+    asked, watch = threading.Event(), ProxyWatch()
+
+    async def thinks(*arguments: Any) -> None:
+        asked.set()
+        await anyio.sleep_forever()
+
+    script = (lambda connection: None) if hook == "on_failure" else answering(ok())
+    options = {hook: thinks}
+    with (
+        scripted(script) as upstream,
+        proxied(upstream.url, server, around=watch.around, **options) as port,  # type: ignore[arg-type]  # hooks
+    ):
+        with raw_client(port) as client:
+            client.send(get())
+            assert asked.wait(LIMIT)
+        watch.wait_for_end()
+        assert held_at(port).active == 0
+
+    assert watch.failures == []
+
+
 # I10, shutdown
 
 
