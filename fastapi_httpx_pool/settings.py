@@ -93,7 +93,10 @@ def allowed_addresses_of(value: Any) -> AllowedAddresses:
     entries = tuple(value) if isinstance(value, Iterable) and not isinstance(value, str | _Network) else (value,)
     if not entries:
         raise ValueError("an empty list allows no address at all; write 'public', or the networks")
-    return tuple("public" if entry == "public" else _network(entry) for entry in entries)
+    networks: list[Literal["public"] | IPv4Network | IPv6Network] = [
+        "public" if entry == "public" else _network(entry) for entry in entries
+    ]
+    return tuple(networks)
 
 
 _Network = IPv4Network | IPv6Network

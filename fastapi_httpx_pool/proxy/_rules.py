@@ -2,6 +2,7 @@
 
 from typing import final
 
+from ..messages import Header
 from ._forwarding import Forwarding
 from ._headers import HOP_BY_HOP, sendable
 from ._policy import ProxyPolicy
@@ -17,8 +18,9 @@ class Rules:
     """One policy's."""
 
     def __init__(self, policy: ProxyPolicy) -> None:
-        self.policy = policy
-        self.forwarding = Forwarding(policy)
+        self.policy: ProxyPolicy = policy
+        self.forwarding: Forwarding = Forwarding(policy)
+        self.to_upstream: list[Header]
         self.to_upstream, removed = sendable(policy.request_headers)
         set_names = frozenset(name for name, _ in self.to_upstream)
         self.removed: frozenset[bytes] = removed | set_names
@@ -26,6 +28,7 @@ class Rules:
         self.ours: frozenset[bytes] = _FRAMING | self.forwarding.dropped | self.removed
         """Names of which no line of the client's passes, whether written with hyphens or underscores."""
         self.special: frozenset[bytes] = _LOOKED_AT | self.ours
+        self.to_client: list[Header]
         self.to_client, removed = sendable(policy.response_headers)
         self.kept_from_client: frozenset[bytes] = removed | {name for name, _ in self.to_client}
         self.rewrites: bool = policy.rewrite_location or policy.rewrite_cookies

@@ -93,9 +93,11 @@ class Source(Protocol):
     @property
     def url(self) -> str:
         """Where it comes from, for the log."""
+        ...
 
     def inbound(self, receive: Receive) -> Inbound:
         """Return the inbound side."""
+        ...
 
     async def open(self, inbound: Inbound, informed: Informed | None) -> messages.Response | Response:
         """
@@ -108,9 +110,11 @@ class Source(Protocol):
             HookFailed: What ``on_request`` raised is the cause.
             TransportError: The upstream could not be reached, or did not answer.
         """
+        ...
 
     def shown(self) -> ProxyRequest | None:
         """Return the request as hooks see it, as far as there is one."""
+        ...
 
 
 @final
@@ -423,10 +427,11 @@ def timeouts_of(client: Any) -> Timeouts:
     known = _limits.get(client)
     if known is None or known[0] is not client.timeout:
         family_of(client)
-        timeouts = timeouts_from(client.timeout)
+        timeout = client.timeout
+        timeouts = timeouts_from(timeout)
         if isinstance(client, PooledClient):  # the families know no total
             timeouts = timeouts._replace(total=client.pool_settings.timeout.total)
-        known = _limits[client] = client.timeout, timeouts
+        known = _limits[client] = timeout, timeouts
     return known[1]
 
 
