@@ -111,8 +111,19 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         """Give back what was sent."""
-        body = self.rfile.read(int(self.headers.get("content-length", 0)))
+        body = self._read_chunks() if "transfer-encoding" in self.headers else self._read_all()
         self._answer(200, self.headers.get("content-type", "text/plain"), body)
+
+    def _read_all(self) -> bytes:
+        return self.rfile.read(int(self.headers.get("content-length", 0)))
+
+    def _read_chunks(self) -> bytes:
+        chunks = []
+        while size := int(self.rfile.readline(), 16):
+            chunks.append(self.rfile.read(size))
+            self.rfile.readline()
+        self.rfile.readline()
+        return b"".join(chunks)
 
     def _answer_json(self, status: int, value: object) -> None:
         self._answer(status, "application/json", json.dumps(value).encode())

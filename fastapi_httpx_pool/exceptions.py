@@ -6,9 +6,11 @@ Every error this package raises, each with a text that says what to do.
       UnknownClient                    no client of that name
       ClientClosed                     it is shutting down, or shut down
       WrongEventLoop                   another event loop opened it
+      CalledInEventLoop                a sync client would make the event loop wait for itself
       ForkedProcess                    another process opened it
       StateKeyConflict                 two owners want the same key of the lifespan state
     FamilyNotInstalled (ImportError) httpx2 was asked for and is not installed
+    FanOutError                      one of many requests failed, and the others were given up
 
     TransportError                   an exchange with an upstream failed
       TimeoutException
@@ -28,6 +30,7 @@ family, so code that calls a client catches ``httpx.ReadTimeout`` as ever and ne
 
 __all__ = (
     "AddressForbidden",
+    "CalledInEventLoop",
     "ClientClosed",
     "ClientError",
     "ClientNotStarted",
@@ -35,6 +38,7 @@ __all__ = (
     "ConnectError",
     "ConnectTimeout",
     "FamilyNotInstalled",
+    "FanOutError",
     "ForkedProcess",
     "LocalProtocolError",
     "NetworkError",
@@ -107,6 +111,18 @@ class WrongEventLoop(ClientError):
         )
 
 
+class CalledInEventLoop(ClientError):
+    """A sync client was called in the thread of the event loop that it would wait for."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "This sync client was called in the event loop's own thread, which would wait for itself for ever. "
+            "In an `async def` route, take `client: ClientDep` and await its methods; SyncClientDep is for `def` "
+            "routes, which run in a thread. "
+            "If a `def` function was called from async code, call it in a thread: await run_in_threadpool(function)."
+        )
+
+
 class ForkedProcess(ClientError):
     """A client was used in a forked child of the process that opened it."""
 
@@ -138,6 +154,22 @@ class FamilyNotInstalled(ImportError):
             f"Install it: pip install 'fastapi-httpx-pool[{family}]'. "
             "If it was installed just now, this process may run another virtual environment."
         )
+
+
+class FanOutError(Exception):
+    """One request of a ``fan_out`` failed; the family's own error is the ``__cause__``."""
+
+    index: int
+    """The input's position, counted from 0."""
+
+    def __init__(self, request: str, index: int, error: Exception) -> None:
+        # The error's own text is left to the traceback: it may have the whole URL, secrets included.
+        super().__init__(
+            f"{request} (input {index}, counted from 0) failed with {type(error).__name__}, "
+            "so the other requests were cancelled. The error itself is the __cause__ of this one. "
+            "To have the other responses all the same, pass return_exceptions=True, or use as_completed()."
+        )
+        self.index = index
 
 
 class TransportError(Exception):

@@ -5,9 +5,20 @@ Each family has a module of its own with its ``PoolTransport``; what they share 
 one family never reach the other.
 """
 
+from ._capacity import Capacity, capacity_of
 from ._client import PooledClient
 from ._family import Family, family_named, family_of
 from ._reverse import handler_for, response_over
 from ._statistics import pool_statistics
 
-__all__ = ("Family", "PooledClient", "family_named", "family_of", "handler_for", "pool_statistics", "response_over")
+__all__ = (
+    "Capacity",
+    "Family",
+    "PooledClient",
+    "capacity_of",
+    "family_named",
+    "family_of",
+    "handler_for",
+    "pool_statistics",
+    "response_over",
+)
