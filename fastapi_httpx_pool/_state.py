@@ -15,7 +15,7 @@ from .clients import ClientFactory
 from .exceptions import ClientNotStarted, StateKeyConflict, UnknownClient
 from .transports import PooledClient
 
-__all__ = ("STATE_KEY", "check_state_key", "client_in", "merge", "state_of")
+__all__ = ("STATE_KEY", "check_state_key", "client_in", "key_in", "merge", "state_of")
 
 STATE_KEY = "client"
 
@@ -73,6 +73,12 @@ def client_in(connection: HTTPConnection, name: str | None = None) -> httpx.Asyn
     clients = [(found, value.pool_name) for found, value in state.items() if isinstance(value, PooledClient)]
     names = sorted(known for found, known in clients if found == _key_of(base, known))
     raise UnknownClient(name, tuple(names))
+
+
+def key_in(state: Mapping[str, Any], name: str | None = None) -> str:
+    """Return the key under which a client lies, or would lie, in a connection's state."""
+    base: str = state.get(_KEY_OF_KEY, STATE_KEY)
+    return base if name is None else _key_of(base, name)
 
 
 def _key_of(base: str, name: str) -> str:

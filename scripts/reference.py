@@ -74,7 +74,9 @@ def exports() -> Iterator[tuple[str, str, str]]:
 
 def imported(source: Module, package: str) -> Iterator[tuple[str, str]]:
     """Give module and name of everything that a file imports from beside it."""
-    for node in source.body:
+    # The package's door has its imports in an ``if``.
+    inner = [node for branch in source.body if isinstance(branch, ast.If) for node in branch.body]
+    for node in [*source.body, *inner]:
         if isinstance(node, ast.ImportFrom) and node.level == 1:
             for alias in node.names:
                 yield ".".join(filter(None, (package, node.module))), alias.name

@@ -27,6 +27,7 @@ OPEN_CLASSES = {
     "LimitSettings": "the same",
     "TLSSettings": "the same",
     "TimeoutSettings": "the same",
+    "MergedStreamResponse": "a Starlette response",
     "PoolTransport": "it stands wherever the family's transport stands, which people subclass",
     "StreamingProxyResponse": "a Starlette response",
     "UpstreamResponse": "plain data of the hook",
@@ -63,6 +64,9 @@ def test_all_leaves_nothing_out(name: str) -> None:
 
 def test_root_exports_are_what_can_be_imported() -> None:
     """The root has the names of its ``__all__``, and beside them only its modules."""
+    assert set(fastapi_httpx_pool.__all__) <= set(dir(fastapi_httpx_pool))
+    assert all(hasattr(fastapi_httpx_pool, name) for name in fastapi_httpx_pool.__all__)
+    assert not hasattr(fastapi_httpx_pool, "FastAPI")
     names = {
         name
         for name, thing in vars(fastapi_httpx_pool).items()
@@ -78,11 +82,20 @@ def test_star_import() -> None:
     assert set(fastapi_httpx_pool.__all__) <= set(names)
 
 
-@pytest.mark.parametrize("name", ["clients", "dependencies", "lifespan", "middleware", "proxy", "settings"])
+@pytest.mark.parametrize(
+    "name", ["clients", "dependencies", "fanout", "lifespan", "middleware", "proxy", "settings", "sync"]
+)
 def test_root_exports_the_faces(name: str) -> None:
     """Every class and factory of the faces is exported by the root, as the same object."""
     module = importlib.import_module(f"fastapi_httpx_pool.{name}")
-    inside = {"check_client_class", "check_settings", "allowed_addresses_of", "AllowedAddresses", "FamilyName"}
+    inside = {
+        "check_client_class",
+        "check_settings",
+        "allowed_addresses_of",
+        "AllowedAddresses",
+        "FamilyName",
+        "RequestLike",
+    }
     for exported in set(module.__all__) - inside:
         assert getattr(fastapi_httpx_pool, exported) is getattr(module, exported)
 
