@@ -96,7 +96,7 @@ RECIPES = (
     ),
     Recipe(FIVE, (fan_out.five, fan_out.beginning_of), (Step("/five"),)),
     Recipe(FIVE, (fan_out.five_events,), (Step("/five/events"),)),
-    Recipe(SOCKET, (websocket.read_over_websocket,), (Step("/ws", "WS", asks="/json"),)),
+    Recipe(SOCKET, (websocket.read_over_websocket, websocket.read), (Step("/ws", "WS", asks="/json"),)),
     Recipe(
         FAILING,
         (failing.flaky,),

@@ -1,10 +1,11 @@
 """The recipe for WebSockets."""
 
+import httpx
 from fastapi import APIRouter, WebSocket
 
 from fastapi_httpx_pool import ClientDep
 
-from .fan_out import Beginning, beginning_of
+from .fan_out import Beginning
 
 __all__ = ("router",)
 
@@ -22,7 +23,17 @@ async def read_over_websocket(websocket: WebSocket, client: ClientDep) -> None:
     await websocket.accept()
     async for path in websocket.iter_text():
         if path.startswith("/"):
-            answer = await beginning_of(client, path)
+            answer = await read(client, path)
         else:  # an absolute URL would lead to wherever the browser likes
             answer = Beginning(url=path, error="not a path: it begins with no slash")
         await websocket.send_json(answer.model_dump())
+
+
+async def read(client: httpx.AsyncClient, path: str) -> Beginning:
+    """Return the first 50 characters, and read no more than that."""
+    try:
+        async with client.stream("GET", path) as response:
+            begins = await anext(response.aiter_text(50), "")
+            return Beginning(url=path, status=response.status_code, begins=begins)
+    except httpx.HTTPError as exc:
+        return Beginning(url=path, error=f"{type(exc).__name__}: {exc}")
