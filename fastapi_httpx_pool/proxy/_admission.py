@@ -21,7 +21,6 @@ __all__ = ("RequestRefused", "Special", "admit", "answer_here")
 Special = Mapping[bytes, list[bytes]]
 """Values of the lines that need a look, by their names in lower case."""
 
-_HTTP1 = ("1.0", "1.1")
 # RFC 9110, section 9.3.8: a TRACE must not tell its sender's own secrets to whoever reads the answer.
 _SECRET = frozenset((b"authorization", b"cookie", b"proxy-authorization"))
 
@@ -50,7 +49,9 @@ def admit(scope: Scope, method: str, special: Special, policy: ProxyPolicy, via:
         RequestTooLarge: Its body is longer than it may be.
         LoopDetected: It has been here before, or through too many others.
     """
-    if method == "CONNECT" or (method == "TRACE" and not policy.allow_trace):
+    # Some upstreams do not look at the case.
+    upper = method.upper()
+    if upper == "CONNECT" or (upper == "TRACE" and not policy.allow_trace):
         raise RequestRefused(ProxyFailure.METHOD_REFUSED, f"{method} is not sent on")
     version = scope.get("http_version", "1.1")
     _check_host(special.get(b"host", []), version)
@@ -67,7 +68,8 @@ def _check_host(hosts: list[bytes], version: str) -> None:
     # RFC 9112, section 3.2.
     if len(hosts) == 1 and is_authority(hosts[0]):
         return
-    if version == "1.1" or (version in _HTTP1 and len(hosts) > 1):
+    # Others may have none; HTTP/2's servers give an empty one for it.
+    if version == "1.1" or any(hosts) or len(hosts) > 1:
         raise _invalid("the request has no Host, or several, or one that is none")
 
 

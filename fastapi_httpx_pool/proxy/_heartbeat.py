@@ -2,7 +2,10 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
+from functools import partial
 from typing import Final
+
+from .._cancellation import finish
 
 __all__ = ("with_heartbeat",)
 
@@ -32,8 +35,15 @@ async def with_heartbeat(chunks: AsyncIterator[bytes], seconds: float) -> AsyncG
             yield chunk
     finally:
         if reading is not None:
-            reading.cancel()
-            await asyncio.wait((reading,))
+            # Whoever closes the chunks next must not find them running, however often this is cancelled.
+            await finish(partial(_end, reading))
+
+
+async def _end(reading: "asyncio.Future[bytes]") -> None:
+    reading.cancel()
+    await asyncio.wait((reading,))
+    if not reading.cancelled():
+        reading.exception()  # or asyncio would complain that nobody has asked for it
 
 
 async def _next(chunks: AsyncIterator[bytes]) -> bytes:

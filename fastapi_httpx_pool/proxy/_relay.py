@@ -40,7 +40,7 @@ from ._hooks import Hooks, OnFailure, ProxyRequest, ask
 from ._inbound import BodyLost, RequestTooLarge
 from ._outgoing import Outgoing, ResponseTooLarge, UnusableResponse, ask_about
 from ._rules import Rules
-from ._servers import with_one_of_each
+from ._servers import abort, with_one_of_each
 from ._source import NOT_THEIRS, HookFailed, Source
 from ._target import TargetRefused
 from ._via import LoopDetected
@@ -306,7 +306,7 @@ class Relay:
         # What the head's Connection names ends here, too, and no length is to be told so late.
         named = [line for line in self._response.headers if line[0].lower() == b"connection"]
         headers = response_headers([*named, *trailers], frozenset((b"content-length",)))
-        await self._send({"type": "http.response.trailers", "headers": headers, "more_trailers": False})
+        await self._send_message({"type": "http.response.trailers", "headers": headers, "more_trailers": False})
 
     def _may_send_trailers(self) -> bool:
         return "http.response.trailers" in (self._scope.get("extensions") or ())
@@ -325,13 +325,18 @@ class Relay:
     async def _send_hints(self, earlier: "asyncio.Task[None] | None", links: list[bytes]) -> None:
         if earlier is not None:
             await earlier
-        await self._send({"type": "http.response.early_hint", "links": links})
+        try:
+            await self._send({"type": "http.response.early_hint", "links": links})
+        except OSError:
+            raise ClientDisconnect from None
 
     # What goes wrong.
 
     async def _fail(self, error: Exception) -> None:
         failure = self._failure_of(error)
         if failure is None:
+            if self._started and not self._watch.over:
+                await self._spoil()
             raise error if not isinstance(error, HookFailed) else _cause_of(error)
         if failure is ProxyFailure.HOOK_FAILED:
             error = _cause_of(error)
@@ -396,15 +401,21 @@ class Relay:
         )
 
     async def _break_off(self, failure: ProxyFailure) -> NoReturn:
-        # Starlette's BaseHTTPMiddleware ends an answer properly even if the app inside has raised,
-        # but not if it meets a message that it does not know. Servers refuse one, which is fine.
-        with suppress(Exception):
-            await self._send({"type": "http.response.abort", "more_body": True})
+        if failure is ProxyFailure.CLIENT_STALLED:
+            abort(self._receive)
+        await self._spoil()
         # The log has said why; the server's traceback need not say it again.
         raise UpstreamAborted(
             f"{failure.label}: the upstream's answer ended early, so the client's connection is broken off, "
             "lest the answer look whole; the log of fastapi_httpx_pool.proxy has the reason"
         ) from None
+
+    async def _spoil(self) -> None:
+        # Starlette's BaseHTTPMiddleware ends an answer properly even if the app inside has raised,
+        # but not one that ends in a file for the server to send: that it passes on, also through
+        # another one around it. No server takes one here, so the outermost fails, and all is well.
+        with suppress(Exception):
+            await self._send({"type": "http.response.pathsend", "path": _NO_FILE})
 
     async def _note_departure(self) -> None:
         self._log(logging.DEBUG, ProxyFailure.CLIENT_LEFT, "recorded as 499")
@@ -433,6 +444,8 @@ _FAILURES: tuple[tuple[type[Exception], ProxyFailure], ...] = (
     (ResponseTooLarge, ProxyFailure.RESPONSE_TOO_LARGE),
     (ClientStalled, ProxyFailure.CLIENT_STALLED),
 )
+_NO_FILE = "/\0"
+"""Not even if a server takes it."""
 _CLOSE: Header = (b"connection", b"close")
 _USER_INFORMATION = re.compile(r"//[^/]*@")
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")

@@ -124,7 +124,7 @@ class StreamingProxyResponse(Streamed):
         hooks = Hooks(on_request, on_response, on_failure)
         limits = timeouts_of(client) if timeout is CLIENTS_OWN else timeouts_from(timeout)
         wishes = wishes_from(client, limits, method, headers)
-        target = _target_of(_absolute(str(url), client))
+        target = _target_of(_absolute(str(url), client), strict=rules.policy.strict_paths)
         name = pseudonym(rules.policy.via, "" if isinstance(target, TargetRefused) else _place(target))
 
         def where() -> Where:
@@ -162,9 +162,9 @@ class StreamingProxyResponse(Streamed):
         return self
 
 
-def _target_of(url: str) -> Target | TargetRefused:
+def _target_of(url: str, *, strict: bool) -> Target | TargetRefused:
     try:
-        return parse_target(url)
+        return parse_target(url, strict=strict)
     except TargetRefused as exc:
         # Not the route's fault but its caller's, who gets the answer.
         return exc

@@ -16,7 +16,7 @@ from starlette.types import Receive, Send
 
 from ..messages import Header
 
-__all__ = ("with_one_of_each",)
+__all__ = ("abort", "with_one_of_each")
 
 _WRITTEN = {b"date": "include_date_header", b"server": "include_server_header"}
 """Names of the lines, and hypercorn's options for them."""
@@ -43,3 +43,14 @@ def with_one_of_each(headers: list[Header], receive: Receive, send: Send) -> lis
         written = {name for name, option in _WRITTEN.items() if getattr(config, option, True)}
         return [line for line in headers if line[0] not in written]
     return headers
+
+
+def abort(receive: Receive) -> None:
+    """
+    Break off the client's connection with all that is still to be sent, if the server lets us at it: uvicorn does.
+
+    It has no limit of its own for a client that takes nothing, and not even an exception would free it from one.
+    """
+    transport: Any = getattr(getattr(receive, "__self__", None), "transport", None)
+    if transport is not None:
+        transport.abort()

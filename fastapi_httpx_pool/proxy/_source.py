@@ -408,7 +408,7 @@ class Forwarded:
         names = {name.lower() for name, _ in [*before, *headers]}
         headers = [line for line in headers if without_twins([line], names) or line not in before]
         if given.url != url:
-            target = parse_target(given.url)
+            target = parse_target(given.url, strict=self._rules.policy.strict_paths)
             self._found = Where(target.origin, target.host, target.with_query(b""))
             request.origin, request.target = target.origin, self._found.target
             if not self._rules.policy.preserve_host:

@@ -17,8 +17,8 @@ from ..messages import Origin
 __all__ = ("Target", "TargetRefused", "check_path", "encoded_octets", "origin_of", "parse_target")
 
 _URL = re.compile(r"(https?)://([^/?#]*)([^?#]*)(?:\?([^#]*))?(?:#.*)?", re.DOTALL | re.IGNORECASE)
-_IN_REQUEST_LINE = bytes(range(0x21, 0x7F))
-_NOT_IN_REQUEST_LINE = re.compile(rb"[^\x21-\x7e]")
+_IN_TARGET = bytes(octet for octet in range(0x21, 0x7F) if octet not in b"#")
+_NOT_IN_TARGET = re.compile(rb"[^\x21-\x7e]|#")
 _NUL_OR_NO_ESCAPE = re.compile(rb"\x00|%(?:00|(?![0-9A-Fa-f]{2}))")
 _SLASH = re.compile(rb"[/\\]")
 _ROUNDS = 10
@@ -56,9 +56,13 @@ class Target(NamedTuple):
         return self.path if own is None else self.path + b"?" + own
 
 
-def parse_target(url: str) -> Target:
+def parse_target(url: str, *, strict: bool = False) -> Target:
     """
     Take an absolute URL apart.
+
+    Args:
+        url: Whole.
+        strict: As in ``check_path``.
 
     Raises:
         ValueError: It is not an absolute http or https URL.
@@ -78,7 +82,7 @@ def parse_target(url: str) -> Target:
         raise TargetRefused("the URL has user information before its host")
     origin, host = origin_of(scheme.lower(), authority)
     raw_path = _encoded(path) or b"/"
-    check_path(raw_path)
+    check_path(raw_path, strict=strict)
     return Target(origin, host, raw_path, None if query is None else _encoded(query))
 
 
@@ -135,7 +139,11 @@ def _encoded(part: str) -> bytes:
 
 
 def encoded_octets(octets: bytes) -> bytes:
-    """Return octets with those encoded that cannot stand in a request line."""
-    if not octets.translate(None, _IN_REQUEST_LINE):
+    """
+    Return octets with those encoded that cannot stand in a request's target.
+
+    A ``#`` neither: for whoever adds to a URL, what follows it would be lost.
+    """
+    if not octets.translate(None, _IN_TARGET):
         return octets  # as most do
-    return _NOT_IN_REQUEST_LINE.sub(lambda match: b"%%%02X" % ord(match[0]), octets)
+    return _NOT_IN_TARGET.sub(lambda match: b"%%%02X" % ord(match[0]), octets)

@@ -61,6 +61,7 @@ class _Watch:
         "_context",
         "_idle",
         "_inbound",
+        "_interrupted",
         "_loop",
         "_reason",
         "_task",
@@ -75,6 +76,7 @@ class _Watch:
         self._inbound = inbound
         self._idle = idle
         self._reason: Exception | None = None
+        self._interrupted = False
         self._watcher: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[object]
@@ -95,10 +97,11 @@ class _Watch:
         try:
             await work
         except asyncio.CancelledError:
-            if self._reason is not None and task.uncancel() <= cancelling:
+            if self._reason is not None and self._take_back() <= cancelling:
                 raise self._reason from None
             raise
         finally:
+            self._take_back()
             self.generation.pop(self, None)
             if self._watcher is not None:
                 await self._end(self._watcher)
@@ -126,7 +129,15 @@ class _Watch:
     def _interrupt(self, reason: Exception) -> None:
         if self._reason is None and not self.over:
             self._reason = reason
+            self._interrupted = True
             self._task.cancel()
+
+    def _take_back(self) -> int:
+        """Take the cancellation back, whatever the work has made of it; return how many of others' there are."""
+        if not self._interrupted:
+            return self._task.cancelling()
+        self._interrupted = False
+        return self._task.uncancel()
 
     async def _end(self, watcher: "asyncio.Task[None]") -> None:
         if self._timer is not None:
@@ -139,8 +150,7 @@ class _Watch:
 class _Nursery:
     """The exchanges of one event loop that are too young to be watched."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
+    def __init__(self) -> None:
         self._newest: dict[_Watch, None] = {}
         self._older: dict[_Watch, None] = {}
         self._ticks = False
@@ -151,7 +161,7 @@ class _Nursery:
         self._newest[watch] = None
         if not self._ticks:
             self._ticks = True
-            self._loop.call_later(PATIENCE, self._tick)
+            asyncio.get_running_loop().call_later(PATIENCE, self._tick)
 
     def _tick(self) -> None:
         grown, self._older, self._newest = self._older, self._newest, {}
@@ -160,16 +170,17 @@ class _Nursery:
         grown.clear()
         self._ticks = bool(self._older)
         if self._ticks:
-            self._loop.call_later(PATIENCE, self._tick)
+            asyncio.get_running_loop().call_later(PATIENCE, self._tick)
 
 
 _nurseries: "WeakKeyDictionary[asyncio.AbstractEventLoop, _Nursery]" = WeakKeyDictionary()
+"""A nursery does not know its loop, or the loop would stay for ever."""
 
 
 def _nursery_of(loop: asyncio.AbstractEventLoop) -> _Nursery:
     nursery = _nurseries.get(loop)
     if nursery is None:
-        nursery = _nurseries[loop] = _Nursery(loop)
+        nursery = _nurseries[loop] = _Nursery()
     return nursery
 
 

@@ -1,7 +1,9 @@
 """The machine behind the doors, driven through ASGI by hand: what no server and no client would show."""
 
 import asyncio
-from collections.abc import AsyncIterator
+import gc
+import weakref
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -24,7 +26,7 @@ from fastapi_httpx_pool.proxy._heartbeat import with_heartbeat
 from fastapi_httpx_pool.proxy._inbound import BodyUnwanted, Inbound
 from fastapi_httpx_pool.proxy._lifespan import run_lifespan
 from tests.support.asgi import started
-from tests.support.upstream import Connection, answering, ok, scripted
+from tests.support.upstream import LIMIT, Connection, answering, ok, scripted
 
 HOST: Header = (b"host", b"front.example")
 Sent = list[dict[str, Any]]
@@ -293,3 +295,117 @@ async def test_what_fails_behind_a_whole_answer_is_no_failure() -> None:
 async def _whole_then_broken() -> AsyncIterator[bytes]:
     yield b"ok"
     raise httpx.ReadError("reset")
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("last", ["http.response.early_hint", "http.response.trailers"])
+async def test_a_client_that_leaves_before_what_few_servers_send(last: str) -> None:
+    """Servers of ASGI 2.4 raise then; that is a client's leaving, and nothing of it comes out."""
+    if not _asyncio():
+        pytest.skip("only the engine knows of these")
+    hint = b"HTTP/1.1 103 Early Hints\r\nLink: </a.css>\r\n\r\n"
+    body = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\nX-A: 1\r\n\r\n"
+    met: list[str] = []
+
+    async def send(message: Any) -> None:
+        met.append(message["type"])
+        if message["type"] == last:
+            raise OSError("the client has left")
+
+    with scripted(answering(hint + body)) as upstream:
+        proxy = proxy_to(upstream.url)
+        async with started(proxy):
+            await proxy(scope_of(extensions={last: {}}), silent, send)
+
+    assert last in met
+
+
+@pytest.mark.parametrize("swallowed", [False, True])
+def test_an_interruption_leaves_nothing_behind(swallowed: bool) -> None:
+    """However a hook ends that the client's leaving has interrupted, the server's own task can go on."""
+
+    async def hook(request: ProxyRequest) -> None:
+        try:
+            await asyncio.sleep(LIMIT)
+        except asyncio.CancelledError:
+            if not swallowed:
+                raise ValueError("a hook's clean-up") from None
+
+    async def run() -> int:
+        gone = asyncio.Event()
+
+        async def receive() -> Any:
+            await gone.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message: Any) -> None:
+            pass
+
+        proxy = proxy_to(upstream.url, on_request=hook)
+        async with started(proxy):
+            asyncio.get_running_loop().call_soon(gone.set)
+            await proxy(scope_of(), receive, send)
+        task = asyncio.current_task()
+        assert task is not None
+        return task.cancelling()
+
+    with scripted(answering(ok())) as upstream:
+        assert asyncio.run(run()) == 0
+
+
+def test_an_event_loop_is_not_kept() -> None:
+    """What watches the exchanges of an event loop goes with it."""
+
+    async def run() -> "weakref.ref[asyncio.AbstractEventLoop]":
+        await asked(proxy_to(upstream.url), scope_of())
+        return weakref.ref(asyncio.get_running_loop())
+
+    with scripted(answering(ok())) as upstream:
+        loop = asyncio.run(run())
+        gc.collect()
+        assert loop() is None
+
+
+@pytest.mark.parametrize("host", [b"a/b", b"user@a", b"a b"])
+@pytest.mark.anyio
+async def test_b9_the_host_of_http2_is_one(host: bytes) -> None:
+    """What stands for Host there must not become ours, either."""
+    scope = scope_of(http_version="2", headers=[(b"host", host)])
+
+    assert (await asked(proxy_to("http://127.0.0.1:9"), scope, sending()))[0]["status"] == 400
+
+
+@pytest.mark.anyio
+async def test_b9_http2_needs_no_host() -> None:
+    """Servers give an empty one for an authority that was left out."""
+    scope = scope_of(http_version="2", headers=[(b"host", b"")])
+    with scripted(answering(ok())) as upstream:
+        assert (await asked(proxy_to(upstream.url), scope, sending()))[0]["status"] == 200
+
+
+def test_a_heartbeat_lets_go_of_its_chunks() -> None:
+    """However often it is cancelled, it is done with them before whoever gave them can close them."""
+
+    async def slow_to_close() -> AsyncGenerator[bytes, None]:
+        try:
+            yield b"data: 1\n\n"
+            await asyncio.sleep(LIMIT)
+        finally:
+            for _ in range(5):
+                await asyncio.sleep(0)
+
+    async def run() -> None:
+        chunks, first = slow_to_close(), asyncio.Event()
+
+        async def read() -> None:
+            async for _ in with_heartbeat(chunks, LIMIT):
+                first.set()
+
+        reading = asyncio.create_task(read())
+        await first.wait()
+        while not reading.done():
+            reading.cancel()
+            await asyncio.sleep(0)
+        await chunks.aclose()
+
+    asyncio.run(run())

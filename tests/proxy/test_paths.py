@@ -91,7 +91,7 @@ class TestTarget:
     @given(
         segments=st.lists(harmless_segments(), min_size=1, max_size=5),
         base=st.sampled_from(BASES),
-        query=st.sampled_from([b"", b"next=../x&%zz", b"?;&&=", b"#"]),
+        query=st.sampled_from([b"", b"next=../x&%zz", b"?;&&="]),
     )
     def test_octets_are_unchanged_and_nothing_is_refused_for_nothing(
         self, segments: list[bytes], base: str, query: bytes
@@ -209,7 +209,7 @@ class TestTarget:
         [
             ("/b", b"", b"/b/x"),
             ("/b", b"us=er", b"/b/x?us=er"),
-            ("/b", b"a=/../;%zz&&=?#", b"/b/x?a=/../;%zz&&=?#"),
+            ("/b", b"a=/../;%zz&&=?#", b"/b/x?a=/../;%zz&&=?%23"),
             ("/b", b"a=\xe9 \r\n", b"/b/x?a=%E9%20%0D%0A"),
             ("/b?sta=tic", b"", b"/b/x?sta=tic"),
             ("/b?sta=tic", b"us=er", b"/b/x?sta=tic&us=er"),

@@ -1,19 +1,25 @@
 """What a route can walk into with a proxy response, and what becomes of it."""
 
 import threading
+from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
 import anyio
 import httpx
 import pytest
 from fastapi import FastAPI, Form, Request
+from starlette.middleware.base import BaseHTTPMiddleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.middleware.gzip import GZipMiddleware
 
 from fastapi_httpx_pool import (
     ClientFactory,
     ClientSettings,
     PoolTransport,
+    ReverseProxy,
     StreamingProxyResponse,
     TimeoutSettings,
+    UpstreamResponse,
     create_lifespan,
 )
 from tests.support.answers import ask, get, post
@@ -280,6 +286,53 @@ def test_e5_truncation_shows_through_http_middleware(stack: Stack, head: bytes) 
             answer = ask(port, get())
 
     assert (answer.status, answer.body, answer.complete) == (200, b"abc", False)
+
+
+async def _passing(request: Request, call_next: Any) -> Any:
+    return await call_next(request)
+
+
+async def _breaking(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    async for chunk in chunks:
+        yield chunk
+        raise ValueError("the hook's")
+
+
+def _break(response: UpstreamResponse) -> None:
+    response.body = _breaking(response.body)
+
+
+LAYERS: dict[str, list[tuple[Any, dict[str, Any]]]] = {
+    "http": [(BaseHTTPMiddleware, {"dispatch": _passing})],
+    "http twice": [(BaseHTTPMiddleware, {"dispatch": _passing})] * 2,
+    "gzip in http": [(GZipMiddleware, {}), (BaseHTTPMiddleware, {"dispatch": _passing})],
+    "http in gzip": [(BaseHTTPMiddleware, {"dispatch": _passing}), (GZipMiddleware, {})],
+    "cors": [(CORSMiddleware, {"allow_origins": ["*"]})],
+}
+"""Middleware, the innermost first."""
+
+
+@pytest.mark.parametrize("accepted", [b"identity", b"gzip"])
+@pytest.mark.parametrize("broken_by", ["upstream", "hook"])
+@pytest.mark.parametrize("layers", LAYERS)
+def test_e5_truncation_shows_through_layers(layers: str, broken_by: str, accepted: bytes) -> None:
+    """Whatever stands around the proxy, and whoever breaks the answer off: it does not look whole."""
+
+    def script(connection: Connection) -> None:
+        connection.read_request()
+        connection.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n")
+        if broken_by == "hook":
+            connection.wait_until_closed()
+
+    app = FastAPI(lifespan=create_lifespan(ClientSettings(trust_env=False)))
+    for layer, options in LAYERS[layers]:
+        app.add_middleware(layer, **options)
+    with scripted(script) as upstream:
+        app.mount("/p", ReverseProxy(upstream.url, on_response=_break if broken_by == "hook" else None))
+        with serving(app) as running:
+            answer = ask(running.port, get(b"/p/", b"Accept-Encoding: " + accepted, b"Origin: http://other.example"))
+
+    assert (answer.status, answer.complete) == (200, False)
 
 
 def test_f10_a_client_that_leaves_through_http_middleware(stack: Stack) -> None:

@@ -323,6 +323,13 @@ def test_b9_old_clients_have_one_host_at_most(server: str) -> None:
 
 
 @every_server
+@pytest.mark.parametrize("host", [b"a b", b"a/b", b"user@a", b"a:b"])
+def test_b9_the_host_of_an_old_client_is_one(server: str, host: bytes) -> None:
+    """It may be left out in HTTP/1.0, but what is none must not become ours (RFC 9112, section 3.2)."""
+    assert stopped(b"GET / HTTP/1.0\r\nHost: " + host + b"\r\n\r\n", server).status == 400
+
+
+@every_server
 def test_b9_old_clients_need_no_host(server: str) -> None:
     """HTTP/1.0 does not know it, and we make none up."""
     seen = passed(b"GET / HTTP/1.0\r\n\r\n", server=server)

@@ -8,7 +8,7 @@ import pytest
 from fastapi import FastAPI, Request
 from starlette.responses import Response
 
-from fastapi_httpx_pool import ProxyPolicy, ReverseProxy, create_lifespan
+from fastapi_httpx_pool import ProxyPolicy, ProxyRequest, ReverseProxy, StreamingProxyResponse, create_lifespan
 from tests.support.answers import Answer, ask, get
 from tests.support.proxies import EVERY_SERVER, UVICORN, proxied, serving_by, settings_of
 from tests.support.recording import RecordingUpstream
@@ -162,6 +162,21 @@ def test_c2_octets_that_no_query_should_have(place: Place) -> None:
 
     assert [place.ask(path).status for path in paths] == [expected] * 3
     assert place.heard() == ([] if place.server == "granian" else [b"/base" + path for path in paths])
+
+
+@pytest.mark.parametrize("server", EVERY_SERVER)
+def test_c2_a_fragment_takes_nothing_away(server: str) -> None:
+    """A number sign is cut off by the server, or encoded: it never swallows what a hook adds to the query."""
+    seen = RecordingUpstream()
+
+    def add(request: ProxyRequest) -> None:
+        request.url += "&tenant=acme"
+
+    with scripted(seen) as upstream, proxied(upstream.url, server, on_request=add) as port:
+        assert ask(port, get(b"/a?b=c#d")).status == 200
+
+    cuts = server in {"httptools", "granian"}
+    assert seen.targets == [b"/a?b=c&tenant=acme" if cuts else b"/a?b=c%23d&tenant=acme"]
 
 
 def test_c2_a_bare_question_mark(place: Place) -> None:
@@ -350,6 +365,31 @@ def test_c7_what_is_encoded_twice_is_refused_on_demand(server: str) -> None:
             assert ask(port, get(path)).status == 200, path
 
     assert seen.targets == [b"/base" + path for path in harmless]
+
+
+@pytest.mark.parametrize("hooked", [False, True], ids=["route", "hook"])
+def test_c7_whatever_joins_the_url(hooked: bool) -> None:
+    """Also where a route has joined it, or a hook."""
+    seen = RecordingUpstream()
+    strict = ProxyPolicy(strict_paths=True)
+    app = FastAPI(lifespan=create_lifespan(settings_of()), openapi_url=None)
+    with scripted(seen) as upstream:
+
+        def join(request: ProxyRequest) -> None:
+            request.url = upstream.url + "/base" + request.inbound.scope["raw_path"].decode()
+
+        async def respond(request: Request) -> Response:
+            if hooked:
+                return StreamingProxyResponse(request, upstream.url + "/fixed", policy=strict, on_request=join)
+            return StreamingProxyResponse(request, upstream.url + request.scope["raw_path"].decode(), policy=strict)
+
+        app.add_api_route("/{path:path}", respond, response_model=None)
+        with serving_by("httptools", app) as port:
+            for path in TWICE:
+                assert is_our_refusal(ask(port, get(path))), path
+            assert ask(port, get(b"/%2561")).status == 200
+
+    assert seen.targets == [b"/base/%2561" if hooked else b"/%2561"]
 
 
 # C8, C9: the client does not choose the upstream.
@@ -578,6 +618,17 @@ def test_c13_connect_is_refused(server: str, door: str) -> None:
         assert to_host.status == 404
     else:
         assert is_our_refusal(to_host, 501, b"http_request_denied")
+    assert seen.heads == []
+
+
+@pytest.mark.parametrize("server", EVERY_SERVER)
+@pytest.mark.parametrize("method", [b"connect", b"Connect", b"trace", b"Trace"])
+def test_c13_the_case_of_the_method_does_not_count(server: str, method: bytes) -> None:
+    """Some upstreams do not look at it: refused, by us or by the server."""
+    seen = RecordingUpstream()
+    with scripted(seen) as upstream, proxied(upstream.url, server) as port:
+        assert ask(port, get(method=method)).status in (400, 501)
+
     assert seen.heads == []
 
 
