@@ -54,11 +54,10 @@ else:
     )
 
     def __getattr__(name):
-        if name in __all__:
-            for module in (importlib.import_module(f"{__name__}.{module}") for module in _MODULES):
-                if name in module.__all__:
-                    return globals().setdefault(name, getattr(module, name))
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name)
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name)
+        modules = (importlib.import_module(f"{__name__}.{module}") for module in _MODULES)
+        return next(getattr(module, name) for module in modules if name in module.__all__)
 
     def __dir__():
         return sorted({*globals(), *__all__})

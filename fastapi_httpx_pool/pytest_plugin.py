@@ -60,6 +60,7 @@ def _lifespan_client() -> "Callable[..., AbstractAsyncContextManager[httpx.Async
 @pytest.fixture(name="leak_guard")
 def _leak_guard() -> Iterator[None]:
     """Fail the test if responses, connections or tasks of pooled clients are left behind after it."""
+    __tracebackhide__ = True
     from .testing import forbid_leaks  # noqa: PLC0415 -- likewise
 
     with forbid_leaks():
@@ -69,6 +70,7 @@ def _leak_guard() -> Iterator[None]:
 @pytest.fixture(name="network_guard")
 def _network_guard() -> Iterator[None]:
     """Refuse pooled clients every connection to another machine, and fail the test that tries."""
+    __tracebackhide__ = True
     from .testing import forbid_network  # noqa: PLC0415 -- likewise
 
     with forbid_network():
@@ -100,7 +102,8 @@ def pytest_itemcollected(item: pytest.Item) -> None:
 
 
 def _is_on(item: pytest.Function, guard: str) -> bool:
-    for marker in item.iter_markers("httpx_pool"):
+    said: list[tuple[Any, object]] = []
+    for node, marker in item.iter_markers_with_node("httpx_pool"):
         unknown = set(marker.kwargs) - set(_GUARDS)
         if marker.args or unknown:
             raise pytest.UsageError(
@@ -108,8 +111,11 @@ def _is_on(item: pytest.Function, guard: str) -> bool:
                 f"not {', '.join(map(repr, (*marker.args, *sorted(unknown))))}"
             )
         if marker.kwargs.get(guard) is not None:
-            return bool(marker.kwargs[guard])
-    return bool(item.config.getini(f"httpx_pool_{guard}"))
+            said.append((node, marker.kwargs[guard]))
+    if not said:
+        return bool(item.config.getini(f"httpx_pool_{guard}"))
+    # The nearest node's; and there the last, because those of parameters come after those of the function.
+    return bool([value for node, value in said if node is said[0][0]][-1])
 
 
 def _add(item: pytest.Function, guard: str) -> None:

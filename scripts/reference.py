@@ -19,7 +19,21 @@ PACKAGE = ROOT / "fastapi_httpx_pool"
 PAGE = ROOT / "docs" / "reference.md"
 
 # Beside what the package's door exports: name of the module, name in it.
-EXTRA = (("transports.httpx2", "PoolTransport"),)
+EXTRA = (
+    ("transports.httpx2", "PoolTransport"),
+    ("testing", "Upstream"),
+    ("testing", "Route"),
+    ("testing", "Reply"),
+    ("testing", "UpstreamRequest"),
+    ("testing", "UpstreamConnection"),
+    ("testing", "client_override"),
+    ("testing", "lifespan_client"),
+    ("testing", "forbid_leaks"),
+    ("testing", "LeaksFound"),
+    ("testing", "forbid_network"),
+    ("testing", "NetworkForbidden"),
+    ("testing", "NetworkUsed"),
+)
 
 INTRODUCTION = """\
 # Reference
@@ -69,7 +83,7 @@ def exports() -> Iterator[tuple[str, str, str]]:
     for name in sorted(homes, key=str.lower):
         yield name, home_of(homes[name], name), name
     for module, name in EXTRA:
-        yield f"{module}.{name}", module, name
+        yield f"{module}.{name}", home_of(module, name), name
 
 
 def imported(source: Module, package: str) -> Iterator[tuple[str, str]]:

@@ -26,7 +26,7 @@ from fastapi_httpx_pool import (
 from .support.families import module_of, needs_httpx2
 from .support.upstream import Upstream, answering, ok, scripted
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.httpx_pool(leak_guard=True, network_guard=True)]
 
 GitHub = Annotated[httpx.AsyncClient, Depends(named_client("github"))]
 

@@ -31,7 +31,7 @@ from .support.starts import start
 from .support.upstream import Upstream, answering, ok, scripted
 from .support.watched import Held, Watched
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.httpx_pool(leak_guard=True, network_guard=True)]
 
 
 @pytest.fixture(name="watched")

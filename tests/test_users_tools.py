@@ -30,7 +30,7 @@ from .support.families import FAMILIES, module_of, needs_httpx2
 from .support.server import serving
 from .support.upstream import Upstream, answering, ok, scripted
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, pytest.mark.httpx_pool(leak_guard=True, network_guard=True)]
 
 LIMIT = 30.0
 

@@ -205,7 +205,8 @@ class Exchange:
             if self._error is not None:
                 raise self._take_error()
             await self._wait(self.request.timeouts.read if self.uploaded else None)
-        self.state = "reading the response"
+        if self.connection is not None:  # otherwise all of it is here
+            self.state = "reading the response"
 
     async def _send_rest(self) -> None:
         if self.head.expects and not await self._is_welcome():
@@ -680,7 +681,7 @@ class Body:
     def take_whole(self) -> bytes:
         """Return all of it, if all of it has arrived, and nothing otherwise."""
         exchange = self._exchange
-        return exchange.take() if exchange.state == "complete" else b""
+        return exchange.take() if exchange.connection is None and exchange.reader.complete else b""
 
     async def aclose(self) -> None:
         """Take no more of it: a connection that has not been given back is closed."""

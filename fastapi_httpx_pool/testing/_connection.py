@@ -23,12 +23,17 @@ _GONE = (OSError, ValueError)
 class UpstreamConnection:
     """A connection byte by byte; nothing that it does fails because the client has left."""
 
+    sock: socket.socket
+    """What it is made of."""
+    number: int
+    """0 for the first connection that the upstream accepted."""
+    is_closed: bool
+    """Whether ``close`` or ``reset`` has been called."""
+
     def __init__(self, sock: socket.socket, number: int, closing: threading.Event) -> None:
-        self.socket = sock
+        self.sock = sock
         self.number = number
-        """0 for the first connection that the upstream accepted."""
-        self.is_closed: bool = False
-        """Whether ``close`` or ``reset`` has been called."""
+        self.is_closed = False
         self._closing = closing
         self._rest = b""
 
@@ -95,7 +100,7 @@ class UpstreamConnection:
     def wait_until_closed(self) -> bool:
         """Wait until the client hangs up, or the upstream is closed; whether the client did in time."""
         try:
-            while self.socket.recv(_READ_SIZE):
+            while self.sock.recv(_READ_SIZE):
                 pass
         except TimeoutError:
             return False
@@ -105,7 +110,7 @@ class UpstreamConnection:
 
     def _receive(self) -> bytes:
         try:
-            return self.socket.recv(_READ_SIZE)
+            return self.sock.recv(_READ_SIZE)
         except _GONE:
             return b""
 
@@ -114,7 +119,7 @@ class UpstreamConnection:
     def send(self, data: bytes) -> None:
         """Send bytes as they are."""
         with contextlib.suppress(OSError):
-            self.socket.sendall(data)
+            self.sock.sendall(data)
 
     def pause(self, seconds: float) -> None:
         """Wait so long, or until the upstream is closed."""
@@ -125,10 +130,10 @@ class UpstreamConnection:
     def close(self) -> None:
         """Close in the ordinary way."""
         self.is_closed = True
-        self.socket.close()
+        self.sock.close()
 
     def reset(self) -> None:
         """Close with a TCP reset: the client sees a broken connection."""
         with contextlib.suppress(OSError):
-            self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.close()

@@ -23,7 +23,7 @@ from ._places import is_ours, place_here
 
 __all__ = ("LeaksFound", "forbid_leaks")
 
-GRACE: Final = 0.5
+GRACE: Final = 0.2
 """Seconds that tasks which are about to end have for it."""
 MANY: Final = 256
 """Notes after which those are forgotten that have become pointless."""
@@ -58,6 +58,7 @@ def forbid_leaks() -> Iterator[None]:
     Raises:
         LeaksFound: At the end, if anything was left behind.
     """
+    __tracebackhide__ = True
     watch = _Watch()
     with watch.watching():
         yield
@@ -82,8 +83,8 @@ class _Noted:
         exchange = self.exchange
         wrong = self.lost
         if not wrong and (exchange.leased or exchange.connection is not None):
-            wrong = "was not closed"
-        elif not wrong and exchange.state == "complete" and exchange.reader.chunks:
+            wrong = "was not closed" if exchange.reader.has_head else "is still awaited"
+        elif not wrong and exchange.reader.complete and exchange.reader.chunks:
             wrong = "was neither closed nor read"
         return f"the response to {_shown(exchange.request)} {wrong}: {self.place}" if wrong else None
 
@@ -165,7 +166,9 @@ class _Watch:
 
     def _note_end_of_pool(self, original: Callable[..., None], pool: Pool) -> None:
         for exchange in pool._exchanges:
-            if id(exchange) in self._noted:
+            # Whoever waits for something is told, and has left nothing behind.
+            is_idle = exchange.reader.has_head and exchange._waiting is None
+            if is_idle and id(exchange) in self._noted:
                 self._noted[id(exchange)].lost = "was not closed before its client was"
         original(pool)
 

@@ -63,6 +63,13 @@ class UpstreamRequest:
 class Reply:
     """An answer, with a ``Content-Length`` unless its headers say otherwise."""
 
+    status: int
+    """The status."""
+    content: bytes
+    """The body."""
+    headers: dict[str, str]
+    """As they are sent, those that the body needs among them."""
+
     def __init__(
         self,
         status: int = 200,
@@ -87,9 +94,9 @@ class Reply:
         """
         if [json is not NOT_GIVEN, text is not None, content is not None].count(True) > 1:
             raise TypeError("json, text and content are bodies, and an answer has one; give one of them")
-        self.status: int = status
-        self.content: bytes = content or b""
-        self.headers: dict[str, str] = dict(headers or {})
+        self.status = status
+        self.content = content or b""
+        self.headers = dict(headers or {})
         names = {name.lower() for name in self.headers}
         if text is not None:
             self._set_content(text.encode(), "text/plain; charset=utf-8", names)

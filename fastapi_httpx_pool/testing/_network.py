@@ -52,6 +52,7 @@ def forbid_network() -> Iterator[None]:
     Raises:
         NetworkUsed: At the end, if any was tried: an app may have answered the error itself.
     """
+    __tracebackhide__ = True
     guard = _Guard(getattr(Connector, _CONNECT))
 
     async def connect(connector: Connector, host: str, port: int, local: str | None) -> Any:

@@ -97,8 +97,9 @@ class _Replacement:
 def _rerouted(family: Family, transport: Any, upstream: Upstream) -> Any:
     """Return a transport that sends everything to an upstream, through a client's own transport."""
     module = family.module
+    base: Any = module.AsyncBaseTransport
 
-    class Rerouted(module.AsyncBaseTransport):  # type: ignore[misc] # of either family
+    class Rerouted(base):  # type: ignore[misc] # of either family
         async def handle_async_request(self, request: Any) -> Any:
             url = request.url.copy_with(scheme=module.URL(upstream.url).scheme, host=upstream.host, port=upstream.port)
             rerouted = module.Request(

@@ -21,13 +21,17 @@ class Route:
     given again and again. ``upstream.get("/x").respond(503).respond(text="ok")`` fails once.
     """
 
+    method: str | None
+    """None for any."""
+    path: str | None
+    """None for any; with a star at its end, what begins so."""
+    requests: list[UpstreamRequest]
+    """Those that came here, in order."""
+
     def __init__(self, method: str | None, path: str | None) -> None:
         self.method = method
-        """None for any."""
         self.path = path
-        """None for any; with a star at its end, what begins so."""
-        self.requests: list[UpstreamRequest] = []
-        """Those that came here, in order."""
+        self.requests = []
         self._answers: list[RouteScript] = []
 
     def matches(self, request: UpstreamRequest) -> bool:

@@ -38,6 +38,13 @@ class Upstream:
     the newest counts. What a script raises is raised again at the end of the block.
     """
 
+    requests: list[UpstreamRequest]
+    """All that came, in the order in which they were complete."""
+    connections: int
+    """How many have been accepted."""
+    errors: list[BaseException]
+    """What scripts raised."""
+
     def __init__(self, *, tls: bool = False) -> None:
         """
         Nothing is opened yet.
@@ -45,12 +52,9 @@ class Upstream:
         Args:
             tls: Speak https, with a certificate that ``ca_file`` vouches for; needs trustme.
         """
-        self.requests: list[UpstreamRequest] = []
-        """All that came, in the order in which they were complete."""
-        self.connections: int = 0
-        """How many have been accepted."""
-        self.errors: list[BaseException] = []
-        """What scripts raised."""
+        self.requests = []
+        self.connections = 0
+        self.errors = []
         self._tls = tls
         self._authority: Authority | None = None
         self._routes: list[Route] = []
@@ -186,7 +190,7 @@ class Upstream:
     def _serve(self, connection: UpstreamConnection) -> None:
         try:
             if self._authority is not None:
-                connection.socket = self._authority.context.wrap_socket(connection.socket, server_side=True)
+                connection.sock = self._authority.context.wrap_socket(connection.sock, server_side=True)
         except (ssl.SSLError, OSError):
             connection.close()  # it did not like the certificate, or has left
             return
@@ -237,7 +241,7 @@ class Upstream:
         self._threads[0].join(LIMIT)
         for connection in self._open:
             with contextlib.suppress(OSError):
-                connection.socket.shutdown(socket.SHUT_RDWR)
+                connection.sock.shutdown(socket.SHUT_RDWR)
         for thread in self._threads:
             thread.join(LIMIT)
         if self._authority is not None:

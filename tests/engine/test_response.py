@@ -718,3 +718,30 @@ async def test_states_in_a_report() -> None:
             script.step()
             script.step()
             assert await reading == b"hello"
+
+
+@both_loops
+async def test_a_body_that_is_there_is_taken_whole() -> None:
+    """If all of it has come with the head, nobody has to ask for its end; before that, nothing is taken."""
+    go_on = threading.Event()
+
+    def script(connection: Connection) -> None:
+        connection.read_head()
+        connection.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n")
+        connection.read_head()
+        connection.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n")
+        go_on.wait(LIMIT)
+        connection.send(b"0\r\n\r\n")
+        connection.wait_until_closed()
+
+    with scripted(script) as upstream:
+        async with running() as engine:
+            whole = await get(engine, upstream.url)
+            body: Any = whole.body
+            assert (body.take_whole(), body.take_whole()) == (b"hello", b"")
+            begun = await get(engine, upstream.url)
+            body = begun.body
+            assert body.take_whole() == b""
+            go_on.set()
+            assert await read(begun) == b"hello"
+            assert_quiet(engine)

@@ -124,9 +124,13 @@ async def test_app_without_a_lifespan() -> None:
 async def test_failing_block(upstream: Upstream) -> None:
     """An error of the block's own comes out, and the lifespan has been left."""
     lifespan = create_lifespan()
-    with pytest.raises(ZeroDivisionError):
+
+    async def fail() -> None:
         async with lifespan_client(app_with(upstream, lifespan)):
             assert lifespan.factory.get() is not None
             raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await fail()
     with pytest.raises(ClientNotStarted):
         _ = lifespan.factory

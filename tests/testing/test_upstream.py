@@ -3,7 +3,9 @@
 import contextlib
 import socket
 import ssl
+import struct
 import sys
+import threading
 from collections.abc import Iterator
 
 import httpx
@@ -139,15 +141,19 @@ def test_failing_handler(browser: httpx.Client) -> None:
     def fail(request: UpstreamRequest) -> Reply:
         raise LookupError("nothing there")
 
-    with pytest.raises(LookupError, match="nothing there"), Upstream() as upstream:
-        upstream.get("/x").handle(fail)
-        assert browser.get(f"{upstream.url}/x").text == "the upstream's script failed\n"
+    upstream = Upstream()
+    upstream.get("/x").handle(fail)
+    found: list[str] = []
+    with pytest.raises(LookupError, match="nothing there"), upstream:
+        found.append(browser.get(f"{upstream.url}/x").text)
+    assert found == ["the upstream's script failed\n"]
 
 
 def test_failing_block_goes_first() -> None:
     """An error of the block's own is not hidden by one of a script's."""
-    with pytest.raises(ZeroDivisionError), Upstream() as upstream:
-        upstream.errors.append(LookupError("hidden"))
+    upstream = Upstream()
+    upstream.errors.append(LookupError("hidden"))
+    with pytest.raises(ZeroDivisionError), upstream:
         raise ZeroDivisionError
 
 
@@ -261,7 +267,7 @@ def test_client_that_does_not_leave(upstream: Upstream) -> None:
     found: list[bool] = []
 
     def script(connection: UpstreamConnection) -> None:
-        connection.socket.settimeout(0.01)
+        connection.sock.settimeout(0.01)
         found.append(connection.wait_until_closed())
         connection.reset()
 
@@ -271,6 +277,31 @@ def test_client_that_does_not_leave(upstream: Upstream) -> None:
         with pytest.raises(ConnectionResetError):
             sock.recv(1)
     assert found == [False]
+
+
+@pytest.mark.parametrize("waiting", [True, False])
+def test_client_that_resets(upstream: Upstream, waiting: bool) -> None:
+    """A client that breaks off has gone, whether the script reads, waits or sends."""
+    found: list[object] = []
+    begun, ended = threading.Event(), threading.Event()
+
+    def script(connection: UpstreamConnection) -> None:
+        found.append(connection.read_exactly(1))
+        begun.set()
+        found.append(connection.wait_until_closed() if waiting else connection.read_until(b"!"))
+        connection.send(b"to nobody")
+        connection.send(b"to nobody")
+        ended.set()
+
+    upstream.on_connection(script)
+    with socket.create_connection((upstream.host, upstream.port)) as sock:
+        sock.sendall(b"1")
+        assert begun.wait(10)
+        sock.sendall(b"23")
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    assert ended.wait(10)
+    assert found[0] == b"1"
+    assert found[1] in ((True,) if waiting else (b"", b"23"))
 
 
 @pytest.mark.parametrize(
