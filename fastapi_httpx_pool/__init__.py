@@ -57,7 +57,8 @@ else:
         if name not in __all__:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}", name=name)
         modules = (importlib.import_module(f"{__name__}.{module}") for module in _MODULES)
-        return next(getattr(module, name) for module in modules if name in module.__all__)
+        found = globals()[name] = next(getattr(module, name) for module in modules if name in module.__all__)
+        return found
 
     def __dir__():
         return sorted({*globals(), *__all__})
