@@ -299,7 +299,9 @@ def test_a7_trailers_end_where_the_server_cannot_send_them(server: str) -> None:
     answer = answered(server, response, b"TE: trailers", b"Connection: TE")
 
     assert (answer.status, answer.body, answer.complete) == (200, b"hello", True)
-    assert not {b"x-sum", b"content-length"} & {name for name, _ in headers_of(answer.head)}
+    # A body that is there already is counted by granian, which is not what the trailer says.
+    assert b"3" not in answer.values(b"content-length")
+    assert b"x-sum" not in {name for name, _ in headers_of(answer.head)}
 
 
 @pytest.mark.parametrize(

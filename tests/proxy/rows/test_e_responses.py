@@ -1087,12 +1087,14 @@ def old_answer(server: str, response: bytes, request: bytes = OLD_GET) -> tuple[
 @pytest.mark.parametrize("server", HTTP_1_0_NEVER_CHUNKED)
 @pytest.mark.parametrize("response", [CHUNKED_OK, b"HTTP/1.1 200 OK\r\n\r\nhello", b"HTTP/1.0 200 OK\r\n\r\nhello"])
 def test_e4_e19_a_body_of_unknown_length_ends_with_the_connection(server: str, response: bytes) -> None:
-    """A client of HTTP/1.0 gets no chunks, whatever the upstream sends."""
+    """A client of HTTP/1.0 gets no chunks, whatever the upstream sends; granian counts a body that is there already."""
     head, body = old_answer(server, response)
 
     assert head.split(b" ")[1] == b"200"
     assert body == b"hello"
-    assert dict(headers_of(head)).keys().isdisjoint({b"transfer-encoding", b"content-length"})
+    headers = dict(headers_of(head))
+    assert b"transfer-encoding" not in headers
+    assert headers.get(b"content-length", b"5") == b"5"
 
 
 @every_server

@@ -304,7 +304,10 @@ def test_nginx_says_the_same(nginx: Site, case: list[str]) -> None:
     direct, through = nginx.both(*case)
 
     assert through.statuses == direct.statuses
-    assert end_to_end(through) == end_to_end(direct)
+    there, here = end_to_end(direct), end_to_end(through)
+    if not direct.values(b"content-length"):  # granian counts a body that has arrived whole
+        here = [line for line in here if line[0] != b"content-length"]
+    assert here == there
     assert through.body == direct.body
 
 
