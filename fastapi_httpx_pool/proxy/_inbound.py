@@ -213,6 +213,6 @@ class Inbound:
             self._news = None
 
     async def _wait_for_news(self) -> None:
-        if self._news is None:
-            self._news = anyio.Event()
+        # Only one waits at a time: who reads the body while the watcher listens, or the watcher otherwise.
+        self._news = anyio.Event()
         await self._news.wait()

@@ -20,6 +20,7 @@ from fastapi_httpx_pool import (
     ProxyRequest,
     ReverseProxy,
     StreamingProxyResponse,
+    UpstreamAborted,
 )
 from fastapi_httpx_pool.messages import Header
 from fastapi_httpx_pool.proxy._heartbeat import with_heartbeat
@@ -409,3 +410,23 @@ def test_a_heartbeat_lets_go_of_its_chunks() -> None:
         await chunks.aclose()
 
     asyncio.run(run())
+
+
+@pytest.mark.anyio
+async def test_f7_a_client_that_does_not_even_take_an_error() -> None:
+    """It is broken off in its turn."""
+    if not _asyncio():
+        pytest.skip("only asyncio's watch knows idle clients")
+    left = [True]
+
+    async def send(message: Any) -> None:
+        if left:
+            left.clear()
+            await anyio.sleep_forever()
+        raise OSError
+
+    policy = ProxyPolicy(client_idle=0.05)
+    proxy = ReverseProxy("http://127.0.0.1:9", settings=ClientSettings(trust_env=False), policy=policy)
+    async with started(proxy):
+        with anyio.fail_after(20), pytest.raises(UpstreamAborted, match="client_stalled"):
+            await proxy(scope_of(), silent, send)

@@ -155,7 +155,7 @@ def test_d2_an_empty_body_is_framed(server: str) -> None:
 
 
 @every_server
-@pytest.mark.parametrize("first", FRAMING)
+@pytest.mark.parametrize("first", sorted(FRAMING))
 def test_d2_never_both_framings(server: str, first: bytes) -> None:
     """A request with a length and with chunks is refused, or goes up in chunks and without the length."""
     seen = RecordingUpstream()
