@@ -1,7 +1,6 @@
 """Request bodies: streamed, framed as they came, and never cut short in a way that looks whole."""
 
 import hashlib
-import threading
 from collections.abc import Awaitable, Callable
 from typing import Annotated, Any
 
@@ -15,7 +14,8 @@ from tests.support.raw_client import raw_client
 from tests.support.recording import RecordingUpstream
 from tests.support.stack import Stack
 from tests.support.stages import AT_ONCE
-from tests.support.upstream import LIMIT, Connection, ok, scripted
+from tests.support.uploads import AbortedUpstream, SteppingUpstream, dechunked
+from tests.support.upstream import LIMIT, Connection, scripted
 
 FRAMING = {b"content-length", b"transfer-encoding"}
 PADDED_JSON = b'{ "a" :  1.0,\r\n "b": "\xc3\xa9"  }\n'
@@ -24,39 +24,6 @@ PADDED_JSON = b'{ "a" :  1.0,\r\n "b": "\xc3\xa9"  }\n'
 def framing_of(seen: RecordingUpstream, index: int = 0) -> list[tuple[bytes, bytes]]:
     """Return the header lines that frame a request's body."""
     return [line for line in seen.headers(index) if line[0] in FRAMING]
-
-
-def dechunked(wire: bytes) -> bytes:
-    """Return the data of a chunked body; every chunk must be whole, the last one too."""
-    parts: list[bytes] = []
-    position = 0
-    while True:
-        start = wire.index(b"\r\n", position) + 2
-        length = int(wire[position : start - 2], 16)
-        position = start + length + 2
-        assert wire[position - 2 : position] == b"\r\n"
-        if not length:
-            assert position == len(wire)
-            return b"".join(parts)
-        parts.append(wire[start : start + length])
-
-
-class SteppingUpstream:
-    """A script that tells of the head and of each expected piece as it arrives."""
-
-    def __init__(self, *pieces: bytes) -> None:
-        self._pieces = pieces
-        self.head = threading.Event()
-        self.arrived = [threading.Event() for _ in pieces]
-
-    def __call__(self, connection: Connection) -> None:
-        """Serve one connection."""
-        assert connection.read_head().endswith(b"\r\n\r\n")
-        self.head.set()
-        for piece, event in zip(self._pieces, self.arrived, strict=True):
-            if connection.read_until(piece).endswith(piece):
-                event.set()
-        connection.send(ok())
 
 
 def test_d1_a_known_length_is_streamed(every_stack: Stack) -> None:
@@ -144,31 +111,13 @@ def test_d4_every_method_may_have_a_body(every_stack: Stack) -> None:
     assert [framing_of(seen, index) for index in range(4)] == [[(b"content-length", b"5")]] * 4
 
 
-class AbortedUpstream:
-    """A script that keeps what it gets of an upload until the connection ends, and answers nothing."""
-
-    def __init__(self, first: bytes) -> None:
-        self._first = first
-        self.started = threading.Event()
-        self.ended = threading.Event()
-        self.rest = b"?"
-
-    def __call__(self, connection: Connection) -> None:
-        """Serve one connection."""
-        connection.read_head()
-        connection.read_until(self._first)
-        self.started.set()
-        self.rest = connection.read_until(b"never")
-        self.ended.set()
-
-
 @pytest.mark.parametrize("leaving", ["close", "reset"])
 def test_d5_an_aborted_upload_of_a_known_length_is_aborted(every_stack: Stack, leaving: str) -> None:
     """A client that leaves during its upload takes the upstream connection with it, short of the length."""
     script = AbortedUpstream(b"hello")
     with scripted(script) as upstream, every_stack.proxying(upstream.url) as port, raw_client(port) as client:
         client.send(get(b"/", b"Content-Length: 1000", method=b"POST") + b"hello")
-        assert script.started.wait(LIMIT)
+        assert script.begun.wait(LIMIT)
         getattr(client, leaving)()
         assert script.ended.wait(AT_ONCE)
 
@@ -181,7 +130,7 @@ def test_d5_an_aborted_chunked_upload_is_aborted(every_stack: Stack, leaving: st
     script = AbortedUpstream(b"hello")
     with scripted(script) as upstream, every_stack.proxying(upstream.url) as port, raw_client(port) as client:
         client.send(get(b"/", b"Transfer-Encoding: chunked", method=b"POST") + b"5\r\nhello\r\n")
-        assert script.started.wait(LIMIT)
+        assert script.begun.wait(LIMIT)
         getattr(client, leaving)()
         assert script.ended.wait(AT_ONCE)
 
