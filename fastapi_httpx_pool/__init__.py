@@ -30,6 +30,7 @@ if typing.TYPE_CHECKING:
         StreamingProxyResponse,
         UpstreamAborted,
         UpstreamResponse,
+        proxy_websocket,
     )
     from .settings import ClientSettings, LimitSettings, TimeoutSettings, TLSSettings
     from .sync import SyncClient, SyncClientDep, get_sync_client, named_sync_client
@@ -107,4 +108,5 @@ __all__ = (
     "named_client",
     "named_sync_client",
     "pool_statistics",
+    "proxy_websocket",
 )

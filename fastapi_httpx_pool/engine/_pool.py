@@ -522,6 +522,9 @@ class Pool:
 
     async def drain(self, seconds: float) -> int:
         """Wait for the exchanges in flight, at most so long; return how many are left."""
+        for tunnel in list(self._tunnels):
+            if tunnel.on_drain is not None:
+                tunnel.on_drain()
         if self.active or self.queued:
             if self._empty is None:
                 self._empty = self.loop.create_future()

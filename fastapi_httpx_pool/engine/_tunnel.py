@@ -67,6 +67,8 @@ class Tunnel:
         self._error: Exception | None = None
         self._readable: asyncio.Future[None] | None = None
         self._drained: asyncio.Future[None] | None = None
+        self.on_drain: Callable[[], None] | None = None
+        """Called when the pool begins to wait for what is in flight: the time to say goodbye."""
         connection.holder = self
 
     def get_extra_info(self, name: str) -> Any:
@@ -122,6 +124,17 @@ class Tunnel:
             except TimeoutError as exc:
                 raise WriteTimeout(f"the peer took nothing for {timeout:g} s") from exc
             self._check_writable()
+
+    async def write_soon(self, buffer: bytes) -> None:
+        """
+        Write a few bytes without waiting until they have gone out; drop them while the peer takes nothing.
+
+        Raises:
+            WriteError: The connection broke, or was closed.
+        """
+        self._check_writable()
+        if not self._connection.write_paused:
+            self._connection.write(buffer)
 
     async def start_tls(
         self,

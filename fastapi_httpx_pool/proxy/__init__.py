@@ -14,6 +14,7 @@ from ._hooks import ProxyRequest, UpstreamResponse
 from ._policy import ProxyPolicy
 from ._relay import UpstreamAborted
 from ._response import StreamingProxyResponse
+from ._websocket import proxy_websocket
 
 __all__ = (
     "ProxyFailure",
@@ -23,4 +24,5 @@ __all__ = (
     "StreamingProxyResponse",
     "UpstreamAborted",
     "UpstreamResponse",
+    "proxy_websocket",
 )

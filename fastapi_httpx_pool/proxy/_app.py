@@ -11,6 +11,7 @@ from starlette.background import BackgroundTask
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
+from starlette.websockets import WebSocket
 
 from .._state import client_in
 from ..clients import ClientFactory, check_settings
@@ -18,18 +19,22 @@ from ..exceptions import ClientNotStarted
 from ..messages import Header, Timeouts
 from ..settings import ClientSettings, TimeoutSettings
 from ..transports import family_of
+from ._handshake import Handshake, as_request
 from ._headers import check_values
 from ._hooks import Hooks, OnFailure, OnRequest, OnResponse
 from ._lifespan import run_lifespan
 from ._paths import Base, below_mount, inbound_path, public_prefix
 from ._policy import ProxyPolicy
 from ._relay import Door, Relay
-from ._response import CLIENTS_OWN, Streamed, body_of
+from ._response import Streamed, body_of
 from ._rewriting import Rewriting
 from ._rules import Rules
 from ._source import Forwarded, Where, Wishes, timeouts_from, timeouts_of, wishes_from
+from ._switch import Switch
 from ._target import TargetRefused
 from ._via import pseudonym
+from ._way import CLIENTS_OWN
+from ._websocket import check_unanswered, relay_websocket
 
 if TYPE_CHECKING:
     import httpx2
@@ -103,18 +108,24 @@ class ReverseProxy:
         self._wishes = Wishes(None, Timeouts())
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one request; or the lifespan, if it is alone under a server."""
+        """Serve one request or WebSocket; or the lifespan, if it is alone under a server."""
         if scope["type"] == "http":
             prefix: str = scope.get("root_path", "")
-            source, door = self._source(scope, prefix), self._door
-            if self._rules.rewrites:
-                door = replace(door, rewrite=self._rewriting(scope, prefix, self._base))
-            await Relay(scope, receive, send, source, door).run()
-        elif scope["type"] == "lifespan":
-            await run_lifespan(self._own_client(scope), receive, send)
+            source = self._source(scope, prefix)
+            await Relay(scope, receive, send, source, self._door_of(scope, prefix, self._base)).run()
+        elif scope["type"] == "websocket":
+            await self._serve_websocket(scope, receive, send)
         else:
-            await receive()
-            await send({"type": "websocket.close", "code": 1000})
+            await run_lifespan(self._own_client(scope), receive, send)
+
+    async def _serve_websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request, prefix = as_request(scope), scope.get("root_path", "")
+        client, handshake = self._client_for(scope), self._handshake()
+        source = self._forwarded(
+            request, prefix, Wishes(client, self._timeouts(client)), base=self._base, handshake=handshake
+        )
+        switch = Switch(receive, send, handshake, client, self._rules.policy)
+        await relay_websocket(scope, source, self._door_of(request, prefix, self._base), switch)
 
     def response(
         self,
@@ -154,15 +165,67 @@ class ReverseProxy:
         body = body_of(request)
         scope = request.scope
         prefix = scope.get("root_path", "") + prefix
+        wishes = self._wishes_of(scope, client, timeout, method, headers)
+        base = self._base if upstream is None else Base.parse(str(upstream))
+        source = self._forwarded(scope, prefix, wishes, base=base, path=path, body=body)
+        return Streamed(source, replace(self._door_of(scope, prefix, base)), background)
+
+    async def websocket(
+        self,
+        websocket: WebSocket,
+        *,
+        path: str | None = None,
+        prefix: str = "",
+        upstream: "str | httpx.URL | httpx2.URL | None" = None,
+        client: "httpx.AsyncClient | httpx2.AsyncClient | str | None" = None,
+        headers: Mapping[str, str | None] | None = None,
+        timeout: "TimeoutSettings | httpx.Timeout | httpx2.Timeout | float | None" = CLIENTS_OWN,  # noqa: ASYNC109 -- httpx's
+    ) -> None:
+        """
+        Connect a route's WebSocket with the upstream's, for a route that wants a say in it.
+
+        What is given here counts for this one WebSocket, as in ``response``; the rest is as in
+        ``proxy_websocket``.
+
+        Args:
+            websocket: The inbound one, not accepted.
+            path: Under the upstream's base, octet by octet; by default the WebSocket's own.
+            prefix: What is taken from the WebSocket's own path, as a mount would; decoded.
+            upstream: Instead of the proxy's.
+            client: Instead of the proxy's.
+            headers: As in ``StreamingProxyResponse``, for the handshake.
+            timeout: For the handshake, instead of the proxy's.
+
+        Raises:
+            TypeError: It is not a WebSocket, or the client is neither a name nor an ``AsyncClient``.
+            ValueError: As in the constructor; or a header would break the request.
+            RuntimeError: The route has accepted or closed it already.
+            ClientNotStarted: No lifespan of ours ran.
+        """
+        check_unanswered(websocket)
+        request = as_request(websocket.scope)
+        prefix = request.get("root_path", "") + prefix
+        wishes = self._wishes_of(request, client, timeout, None, headers)
+        base = self._base if upstream is None else Base.parse(str(upstream))
+        handshake = self._handshake()
+        source = self._forwarded(request, prefix, wishes, base=base, path=path, handshake=handshake)
+        switch = Switch(websocket.receive, websocket.send, handshake, wishes.client, self._rules.policy)
+        await relay_websocket(websocket.scope, source, self._door_of(request, prefix, base), switch)
+
+    def _wishes_of(
+        self, scope: Scope, client: Any, timeout: Any, method: str | None, headers: Mapping[str, str | None] | None
+    ) -> Wishes:
         chosen = self._client_for(scope) if client is None else self._given(scope, client)
         limits = self._timeouts(chosen) if timeout is CLIENTS_OWN else timeouts_from(timeout)
-        wishes = wishes_from(chosen, limits, method, headers)
-        base = self._base if upstream is None else Base.parse(str(upstream))
-        source = self._forwarded(
-            scope, prefix, wishes, base=base, path=None if path is None else path.encode("utf-8"), body=body
-        )
-        rewrite = self._rewriting(scope, prefix, base) if self._rules.rewrites else None
-        return Streamed(source, replace(self._door, rewrite=rewrite), background)
+        return wishes_from(chosen, limits, method, headers)
+
+    def _handshake(self) -> Handshake:
+        return Handshake(self._rules.policy.websocket_max_message)
+
+    def _door_of(self, scope: Scope, prefix: str, base: Base) -> Door:
+        if not self._rules.rewrites:
+            return self._door
+        return replace(self._door, rewrite=self._rewriting(scope, prefix, base))
 
     # Where it goes.
 
@@ -181,12 +244,13 @@ class ReverseProxy:
         wishes: Wishes,
         *,
         base: Base,
-        path: bytes | None = None,
+        path: str | None = None,
         body: bytes | None = None,
+        handshake: Handshake | None = None,
     ) -> Forwarded:
         return Forwarded(
             scope,
-            partial(self._where, scope, prefix, base, path),
+            partial(self._where, scope, prefix, base, None if path is None else path.encode("utf-8")),
             wishes,
             rules=self._rules,
             hooks=self._hooks,
@@ -194,6 +258,7 @@ class ReverseProxy:
             prefix=prefix,
             body=body,
             host=_authority_in(scope),
+            handshake=handshake,
         )
 
     def _where(self, scope: Scope, prefix: str, base: Base, path: bytes | None) -> Where:

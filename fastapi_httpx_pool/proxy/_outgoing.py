@@ -15,7 +15,7 @@ from ._via import via_line
 __all__ = ("Outgoing", "ResponseTooLarge", "UnusableResponse", "ask_about")
 
 FIRST_FINAL_STATUS: Final = 200
-"""A 101 would need a tunnel."""
+"""A 101 is one, too, where it was asked for."""
 LAST_STATUS: Final = 599
 """RFC 9110, section 15; and servers know no phrase for what is beyond."""
 BODILESS: Final = (204, 304)
@@ -38,7 +38,9 @@ class Outgoing:
 
     __slots__ = ("_from_head", "_to_head", "body", "has_body_to_read", "headers", "status", "take_whole")
 
-    def __init__(self, response: Response, rules: Rules, *, to_head: bool, from_head: bool) -> None:
+    def __init__(
+        self, response: Response, rules: Rules, *, to_head: bool, from_head: bool, switches: bool = False
+    ) -> None:
         """
         Take an answer.
 
@@ -47,11 +49,12 @@ class Outgoing:
             rules: For its headers.
             to_head: Whether the client asked with HEAD.
             from_head: Whether the upstream was asked with HEAD.
+            switches: Whether it is a 101 that was asked for.
 
         Raises:
             UnusableResponse: It cannot be passed on.
         """
-        if not _is_usable(response.status):
+        if not (switches or _is_usable(response.status)):
             raise UnusableResponse(f"the upstream answered with status {response.status}")
         self.status = response.status
         self.headers = response_headers(response.headers, rules.kept_from_client)
@@ -125,7 +128,7 @@ async def ask_about(outgoing: Outgoing, hook: OnResponse) -> StarletteResponse |
         return answer
     if answer is None:
         answer = given
-    _check_answer(answer)
+    _check_answer(answer, outgoing.status)
     if answer.body is not outgoing.body:
         outgoing.take_whole = None
         if answer.headers.get("content-length") == length:
@@ -148,12 +151,12 @@ def _is_usable(status: int) -> bool:
     return FIRST_FINAL_STATUS <= status <= LAST_STATUS
 
 
-def _check_answer(answer: UpstreamResponse) -> None:
+def _check_answer(answer: UpstreamResponse, status: int) -> None:
     if not isinstance(answer, UpstreamResponse):
         raise TypeError(
             f"on_response returned {answer!r}; it may change the response that it is given and return nothing, "
             "or return that one, or another starlette.responses.Response"
         )
-    if not _is_usable(answer.status_code):
+    if answer.status_code != status and not _is_usable(answer.status_code):
         raise ValueError(f"on_response set the status {answer.status_code}; it must be from 200 to 599")
     check_values(answer.headers.raw)

@@ -16,6 +16,7 @@ ForwardedStyle = Literal["x-forwarded", "forwarded", "both"]
 AUTO: Final = "auto"
 UNIX: Final = "unix"
 
+_TIMES = ("first_byte", "stream_idle", "client_idle", "heartbeat")
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 
 
@@ -77,6 +78,14 @@ class ProxyPolicy:
     """How long a client may neither send what it has announced (408) nor take what it is sent (broken off)."""
     heartbeat: float | None = None
     """Send a comment to the client when server-sent events have been silent for so long."""
+    websocket_max_message: int | None = 64 * 1024 * 1024
+    """What an upstream sends in a longer one closes the WebSocket with 1009; servers have a limit for clients."""
+    websocket_ping_interval: float | None = 20.0
+    """An upstream that has sent nothing for so long is pinged; servers do the same with clients."""
+    websocket_ping_timeout: float | None = 20.0
+    """An upstream that has not even answered a ping for so long is dead: 1011."""
+    websocket_idle: float | None = None
+    """Without a message in either direction for so long, a WebSocket is closed with 1001; pings do not count."""
     server_timing: bool = False
     """Tell the client how long the upstream took for its head: ``Server-Timing: upstream;dur=12.3`` (milliseconds)."""
     proxy_status: bool = True
@@ -95,9 +104,9 @@ class ProxyPolicy:
             _check_network(network)
         if self.via is not None and not _TOKEN.fullmatch(self.via):
             raise ValueError(f"via is {self.via!r}; a name in Via has only letters, digits and !#$%&'*+-.^_`|~")
-        for name in ("max_request_body", "max_response_body"):
+        for name in ("max_request_body", "max_response_body", "websocket_max_message"):
             _check_limit(name, getattr(self, name), "bytes")
-        for name in ("first_byte", "stream_idle", "client_idle", "heartbeat"):
+        for name in (*_TIMES, "websocket_ping_interval", "websocket_ping_timeout", "websocket_idle"):
             _check_limit(name, getattr(self, name), "seconds")
         if self.max_hops < 1:
             raise ValueError(f"max_hops is {self.max_hops}; it must be at least 1")

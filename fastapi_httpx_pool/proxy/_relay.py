@@ -34,6 +34,7 @@ from ..exceptions import ClientClosed, TransportError
 from ..messages import Header, Response, Timeouts
 from ._admission import RequestRefused
 from ._failures import ProxyFailure, answer, failure_of
+from ._handshake import SWITCHING, HandshakeFailed
 from ._headers import response_headers
 from ._heartbeat import with_heartbeat
 from ._hooks import Hooks, OnFailure, ProxyRequest, ask
@@ -42,6 +43,7 @@ from ._outgoing import Outgoing, ResponseTooLarge, UnusableResponse, ask_about
 from ._rules import Rules
 from ._servers import abort, with_one_of_each
 from ._source import NOT_THEIRS, HookFailed, Source
+from ._switch import Switch
 from ._target import TargetRefused
 from ._via import LoopDetected
 from ._watch import ClientStalled, watch_over
@@ -82,12 +84,17 @@ class Door:
 class Relay:
     """One exchange."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send, source: Source, door: Door) -> None:
+    def __init__(
+        self, scope: Scope, receive: Receive, send: Send, source: Source, door: Door, *, switch: Switch | None = None
+    ) -> None:
+        """``switch`` takes over if the upstream switches protocols; without it, none may."""
         self._scope = scope
         self._receive = receive
         self._send = send
         self._source = source
         self._door = door
+        self._switch = switch
+        self._switched: Outgoing | None = None
         self._inbound = source.inbound(receive)
         self._watch = watch_over(self._inbound, door.rules.policy.client_idle)
         self._response: Response | None = None
@@ -109,6 +116,8 @@ class Relay:
         error: Exception | None = None
         try:
             await self._watch.run(self._exchange())
+            if self._switched is not None:
+                await self._go_over(self._switched)
         except Exception as exc:  # noqa: BLE001 -- told to the client, or raised again below
             error = exc
         finally:
@@ -140,10 +149,20 @@ class Relay:
             outgoing = await self._prepare(response)
         else:
             outgoing = response
-        if isinstance(outgoing, Outgoing):
+        if isinstance(outgoing, Outgoing) and outgoing.status == SWITCHING:
+            self._switched = outgoing
+        elif isinstance(outgoing, Outgoing):
             await self._stream(outgoing, response.extensions if isinstance(response, Response) else {})
         else:
             await self._give(outgoing)
+
+    async def _go_over(self, outgoing: Outgoing) -> None:
+        """Leave the rest to whoever speaks the other protocol."""
+        assert self._switch is not None
+        self._started = True
+        failure, detail = await self._switch.run(outgoing)
+        if failure is not None:
+            self._log(logging.WARNING, failure, f"after the handshake: {detail}")
 
     async def _give(self, response: StarletteResponse) -> None:
         """Send an answer of the application's own; with its head, nobody wants the rest of the request any more."""
@@ -171,6 +190,7 @@ class Relay:
             door.rules,
             to_head=self._scope["method"] == "HEAD",
             from_head=self._source.method == "HEAD",
+            switches=self._switch is not None and response.status == SWITCHING and self._switch.fits(response),
         )
         self._counted(outgoing.length or 0)
         if door.rewrite is not None:
@@ -439,6 +459,7 @@ _FAILURES: tuple[tuple[type[Exception], ProxyFailure], ...] = (
     (TargetRefused, ProxyFailure.TARGET_REFUSED),
     (LoopDetected, ProxyFailure.LOOP_DETECTED),
     (UnusableResponse, ProxyFailure.RESPONSE_INVALID),
+    (HandshakeFailed, ProxyFailure.RESPONSE_INVALID),
     (RequestTooLarge, ProxyFailure.REQUEST_TOO_LARGE),
     (BodyLost, ProxyFailure.REQUEST_INVALID),
     (ResponseTooLarge, ProxyFailure.RESPONSE_TOO_LARGE),

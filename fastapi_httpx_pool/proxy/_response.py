@@ -1,7 +1,7 @@
 """The door for routes: a Starlette response that is an upstream's."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 import httpx
 from starlette.background import BackgroundTask
@@ -15,24 +15,14 @@ from ._hooks import Hooks, OnFailure, OnRequest, OnResponse
 from ._policy import ProxyPolicy
 from ._relay import Door, Relay
 from ._rules import Rules
-from ._source import Forwarded, Opened, Source, Where, timeouts_from, timeouts_of, wishes_from
-from ._target import Target, TargetRefused, parse_target
+from ._source import Opened, Source, timeouts_from, timeouts_of, wishes_from
 from ._via import pseudonym
+from ._way import CLIENTS_OWN, way_to
 
 if TYPE_CHECKING:
     import httpx2
 
-__all__ = ("CLIENTS_OWN", "Streamed", "StreamingProxyResponse", "body_of")
-
-
-class _ClientsOwn(TimeoutSettings):
-    """Stands for "as the client has it", because None means no limit."""
-
-    def __repr__(self) -> str:
-        return "the client's own"
-
-
-CLIENTS_OWN = _ClientsOwn()
+__all__ = ("Streamed", "StreamingProxyResponse", "body_of")
 
 
 class Streamed(Response):
@@ -119,22 +109,12 @@ class StreamingProxyResponse(Streamed):
                 "rewrite_location and rewrite_cookies need to know both sides' paths, so they work with "
                 "ReverseProxy(...).response(request), not with StreamingProxyResponse(request, url)"
             )
+        hooks = Hooks(on_request, on_response, on_failure)
         if client is None:
             client = client_in(request)
-        hooks = Hooks(on_request, on_response, on_failure)
         limits = timeouts_of(client) if timeout is CLIENTS_OWN else timeouts_from(timeout)
         wishes = wishes_from(client, limits, method, headers)
-        target = _target_of(_absolute(str(url), client), strict=rules.policy.strict_paths)
-        name = pseudonym(rules.policy.via, "" if isinstance(target, TargetRefused) else _place(target))
-
-        def where() -> Where:
-            if isinstance(target, TargetRefused):
-                raise target
-            return Where(target.origin, target.host, target.with_query(request.scope["query_string"]))
-
-        via = name.encode("ascii")
-        source = Forwarded(request.scope, where, wishes, rules=rules, hooks=hooks, via=via, url=str(url), body=body)
-        super().__init__(source, Door(rules, hooks, via, [], None, answers_for_hooks=False), background)
+        super().__init__(*way_to(str(url), request.scope, wishes, rules, hooks, body=body), background)
 
     @classmethod
     def from_response(
@@ -160,26 +140,6 @@ class StreamingProxyResponse(Streamed):
         door = Door(rules, hooks, pseudonym(rules.policy.via, "").encode("ascii"), [], None, answers_for_hooks=False)
         Streamed.__init__(self, Opened(response), door, background)
         return self
-
-
-def _target_of(url: str, *, strict: bool) -> Target | TargetRefused:
-    try:
-        return parse_target(url, strict=strict)
-    except TargetRefused as exc:
-        # Not the route's fault but its caller's, who gets the answer.
-        return exc
-
-
-def _place(target: Target) -> str:
-    return target.origin_url + target.path.decode("latin-1")
-
-
-def _absolute(url: str, client: Any) -> str:
-    if not url.startswith("/") or not client.base_url.host:
-        return url
-    # User information in a base URL is the client's own way to authenticate.
-    base = str(client.base_url.copy_with(userinfo=b""))
-    return base.rstrip("/") + url
 
 
 def body_of(request: Request) -> bytes | None:

@@ -4,6 +4,7 @@ from typing import final
 
 from ..messages import Header
 from ._forwarding import Forwarding
+from ._handshake import OURS
 from ._headers import HOP_BY_HOP, sendable
 from ._policy import ProxyPolicy
 
@@ -28,6 +29,8 @@ class Rules:
         self.ours: frozenset[bytes] = _FRAMING | self.forwarding.dropped | self.removed
         """Names of which no line of the client's passes, whether written with hyphens or underscores."""
         self.special: frozenset[bytes] = _LOOKED_AT | self.ours
+        self.special_in_handshakes: frozenset[bytes] = self.special | OURS
+        """The same for the request that a WebSocket begins as."""
         self.to_client: list[Header]
         self.to_client, removed = sendable(policy.response_headers)
         self.kept_from_client: frozenset[bytes] = removed | {name for name, _ in self.to_client}

@@ -16,6 +16,7 @@ from ..messages import Header, Origin, Timeouts
 from ..settings import TimeoutSettings
 from ..transports import PooledClient, family_of, handler_for, response_over
 from ._admission import admit, answer_here
+from ._handshake import Handshake
 from ._headers import (
     check_values,
     has_token,
@@ -184,6 +185,7 @@ class Forwarded:
         prefix: str = "",
         body: bytes | None = None,
         host: bytes | None = None,
+        handshake: Handshake | None = None,
     ) -> None:
         """
         Take the request and where it is to go.
@@ -199,6 +201,7 @@ class Forwarded:
             prefix: Of the public path.
             body: What the route has read already; all of it.
             host: What the client asked for, if that is not what ``Host`` says.
+            handshake: Of the WebSocket that it begins.
         """
         self._scope = scope
         self._where = where
@@ -210,12 +213,14 @@ class Forwarded:
         self._prefix = prefix
         self._body = body
         self._authority = host
+        self._handshake = handshake
         self._is_http1 = scope.get("http_version", "1.1") in _HTTP1
         inbound: list[Header] = scope["headers"]
         if not self._is_http1:
             inbound = with_one_cookie_line(inbound)
         self._inbound = inbound
-        self._headers, self._special = sift(inbound, rules.special, rules.ours)
+        special = rules.special if handshake is None else rules.special_in_handshakes
+        self._headers, self._special = sift(inbound, special, rules.ours)
         # uvicorn with httptools takes the body of such a request for the next request.
         self.must_close: bool = b"upgrade" in self._special and self._is_framed
         self._found: Where | None = None
@@ -230,6 +235,8 @@ class Forwarded:
     def inbound(self, receive: Receive) -> Inbound:
         """Return the inbound side."""
         special = self._special
+        if self._handshake is not None:
+            return Inbound(receive, body=None, expected=False)
         return Inbound(
             receive,
             body=self._body,
@@ -269,6 +276,9 @@ class Forwarded:
         request.headers += framing
         if is_engine and framing and self._expects():
             request.headers.append((b"expect", _CONTINUE))
+        if self._handshake is not None:
+            self._handshake.offer(request.headers)
+            request.headers += self._handshake.lines
         return await self._sent(handler, request)
 
     async def _sent(self, handler: messages.Handler, request: messages.Request) -> messages.Response:
@@ -299,6 +309,8 @@ class Forwarded:
     async def _framed(self, inbound: Inbound) -> tuple[bytes | AsyncIterable[bytes] | None, list[Header]]:
         """Return the body, if there is one, and the line that says how it ends."""
         special = self._special
+        if self._handshake is not None:
+            return None, []
         if self._body is not None:
             return await self._kept(inbound, self._body)
         if b"transfer-encoding" in special:

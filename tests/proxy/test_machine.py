@@ -11,7 +11,6 @@ import anyio
 import httpx
 import pytest
 from fastapi.testclient import TestClient
-from starlette.websockets import WebSocketDisconnect
 
 from fastapi_httpx_pool import (
     ClientMiddleware,
@@ -184,16 +183,16 @@ def _asyncio() -> bool:
     return True
 
 
-def test_websockets_are_turned_away() -> None:
-    """A handshake is refused, not left hanging."""
+def test_a_websocket_that_has_no_upstream_is_refused() -> None:
+    """With the answer that a request would get."""
     with (
         TestClient(proxy_to("http://127.0.0.1:9")) as browser,
-        pytest.raises(WebSocketDisconnect) as refused,
+        pytest.raises(WebSocketDenialResponse) as refused,
         browser.websocket_connect("/"),
     ):
         pytest.fail("it was accepted")
 
-    assert refused.value.code == 1000
+    assert refused.value.status_code == 502
 
 
 def test_alone_behind_the_middleware_it_uses_that_ones_client() -> None:

@@ -1,0 +1,329 @@
+"""
+An open WebSocket: messages both ways, until one side ends it; then the other side is told.
+
+The rules:
+
+1. One message at a time in each direction, and the next is not taken before the other side has
+   taken the last one: whoever is slow slows the other down. ASGI has whole messages only, so what
+   the upstream sends in fragments is put together, up to a limit.
+2. Each hop answers its own pings, and so do we. An upstream that is silent for long is pinged, and
+   is dead if it stays silent; the client's side is watched by its server.
+3. Codes and reasons of closing go to the other side. Those that never stand on the wire (RFC 6455,
+   section 7.4.1) become others: ``NO_STATUS`` an empty frame, or 1000 for servers, which cannot
+   send one; ``ABNORMAL`` 1001 if it was the client that was lost, 1011 if it was the upstream.
+4. Whatever happens, the upstream's connection is closed by whoever closes the response.
+"""
+
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
+from time import monotonic
+from typing import Final, NamedTuple, final
+
+import anyio
+from starlette.types import Message, Receive, Send
+from starlette.websockets import WebSocketDisconnect
+from websockets.client import ClientProtocol
+from websockets.exceptions import InvalidState, PayloadTooBig
+from websockets.frames import Frame, Opcode
+from websockets.protocol import Event
+
+from ..exceptions import ReadTimeout, TransportError
+from ..transports import NetworkStream
+from ._failures import ProxyFailure
+from ._policy import ProxyPolicy
+
+__all__ = ("GONE", "Bridge", "Ending")
+
+FRAGMENT: Final = 256 * 1024
+"""Bytes of a longer message that go to the upstream in one frame."""
+READ_SIZE: Final = 64 * 1024
+GOODBYE: Final = 2.0
+"""Seconds that the upstream has to close the connection after the last frame."""
+
+NORMAL: Final = 1000
+GOING_AWAY: Final = 1001
+RESERVED: Final = 1004
+NO_STATUS: Final = 1005
+ABNORMAL: Final = 1006
+INVALID_DATA: Final = 1007
+TOO_BIG: Final = 1009
+INTERNAL_ERROR: Final = 1011
+SERVICE_RESTART: Final = 1012
+LAST_REGISTERED: Final = 1014
+FIRST_PRIVATE: Final = 3000
+LAST_PRIVATE: Final = 4999
+
+GONE = (OSError, WebSocketDisconnect)
+"""How servers say that the client has left, and how Starlette passes it on."""
+
+
+class Goodbye(NamedTuple):
+    """What a side is told at the end."""
+
+    code: int | None
+    reason: str = ""
+
+
+class Ending(NamedTuple):
+    """How it ended."""
+
+    client: Goodbye | None = None
+    """What the client is told; None if it knows."""
+    upstream: Goodbye | None = None
+    """What the upstream is told; None if it knows, or is lost."""
+    failure: ProxyFailure | None = None
+    """What went wrong, if anything did."""
+    detail: str = ""
+
+
+@final
+class Bridge:
+    """One open WebSocket."""
+
+    def __init__(
+        self,
+        receive: Receive,
+        send: Send,
+        protocol: ClientProtocol,
+        stream: NetworkStream,
+        policy: ProxyPolicy,
+    ) -> None:
+        self._receive = receive
+        self._send = send
+        self._protocol = protocol
+        self._stream = stream
+        self._ping_interval = policy.websocket_ping_interval
+        self._ping_timeout = policy.websocket_ping_timeout
+        self._idle = policy.websocket_idle
+        self._parts: list[bytes] = []
+        self._is_text = False
+        self._pinged = False
+        self._last_message = self._last_sign = monotonic()
+        self._scope = anyio.CancelScope()
+        self._ending: Ending | None = None
+
+    async def run(self) -> Ending:
+        """Carry messages until the end; return how it came."""
+        self._stream.on_drain = self._go_away
+        try:
+            await self._carry()
+        except BaseException:
+            # The server has cancelled the application: there is time for a word, but not for an answer.
+            await self._tell_upstream(Goodbye(GOING_AWAY))
+            raise
+        finally:
+            self._stream.on_drain = None
+        ending = self._ending
+        assert ending is not None
+        if ending.upstream is not None:
+            await self._tell_upstream(ending.upstream)
+        if ending.client is not None:
+            await self._tell_client(ending.client)
+        await self._wait_for_the_end()
+        return ending
+
+    async def _carry(self) -> None:
+        with self._scope:
+            async with anyio.create_task_group() as group:
+                group.start_soon(self._run, self._to_upstream)
+                await self._run(self._to_client)
+
+    async def _run(self, carry: Callable[[], Awaitable[Ending]]) -> None:
+        self._end(await carry())
+
+    def _end(self, ending: Ending) -> None:
+        """Stop both directions; the first reason counts."""
+        if self._ending is None:
+            self._ending = ending
+            self._scope.cancel()
+
+    def _go_away(self) -> None:
+        self._end(Ending(Goodbye(GOING_AWAY), Goodbye(GOING_AWAY)))
+
+    # From the client to the upstream.
+
+    async def _to_upstream(self) -> Ending:
+        try:
+            while True:
+                message = await self._receive()
+                if message["type"] == "websocket.disconnect":
+                    return Ending(upstream=_for_upstream(message))
+                self._last_message = monotonic()
+                with suppress(InvalidState):  # it comes too late: the upstream has said goodbye
+                    await self._send_on(message)
+        except TransportError as exc:
+            return _lost(exc)
+
+    async def _send_on(self, message: Message) -> None:
+        text, protocol = message.get("text"), self._protocol
+        send = protocol.send_binary if text is None else protocol.send_text
+        data = message["bytes"] if text is None else text.encode()
+        if len(data) <= FRAGMENT:
+            send(data)
+            await self._flush()
+            return
+        view = memoryview(data)
+        for start in range(0, len(view), FRAGMENT):
+            fragment, last = view[start : start + FRAGMENT], start + FRAGMENT >= len(view)
+            if start:
+                protocol.send_continuation(fragment, fin=last)
+            else:
+                send(fragment, fin=last)
+            await self._flush()
+
+    async def _flush(self) -> None:
+        for data in self._protocol.data_to_send():
+            await self._stream.write(data)
+
+    # From the upstream to the client.
+
+    async def _to_client(self) -> Ending:
+        protocol = self._protocol
+        try:
+            while True:
+                data = await self._read()
+                if isinstance(data, Ending):
+                    return data
+                if data:
+                    protocol.receive_data(data)
+                else:
+                    protocol.receive_eof()
+                events = protocol.events_received()
+                await self._answer_pings()
+                await self._pass_on(events)
+                if protocol.parser_exc is not None:
+                    return _broken(protocol.parser_exc)
+                if protocol.close_rcvd is not None:
+                    return Ending(client=_for_client(protocol.close_rcvd.code, protocol.close_rcvd.reason))
+        except UnicodeDecodeError as exc:
+            return Ending(
+                Goodbye(INTERNAL_ERROR),
+                Goodbye(INVALID_DATA),
+                ProxyFailure.RESPONSE_INVALID,
+                f"a text is no UTF-8: {exc}",
+            )
+        except TransportError as exc:
+            return _lost(exc)
+        except GONE:
+            return Ending(upstream=Goodbye(GOING_AWAY))
+
+    async def _answer_pings(self) -> None:
+        # With closing frames among them; not behind what the other direction waits to get rid of.
+        data = b"".join(self._protocol.data_to_send())
+        if data:
+            await self._stream.write_soon(data)
+
+    async def _pass_on(self, events: Iterable[Event]) -> None:
+        for event in events:
+            assert isinstance(event, Frame)
+            opcode = event.opcode
+            if opcode is Opcode.TEXT or opcode is Opcode.BINARY:
+                self._is_text = opcode is Opcode.TEXT
+            elif opcode is not Opcode.CONT:
+                continue  # the library has answered it
+            if event.fin and not self._parts:
+                await self._deliver(event.data)
+                continue
+            self._parts.append(event.data)  # type: ignore[arg-type] # what is read is bytes
+            if event.fin:
+                whole = b"".join(self._parts)
+                self._parts.clear()
+                await self._deliver(whole)
+
+    async def _deliver(self, data: "bytes | bytearray | memoryview") -> None:
+        self._last_message = monotonic()
+        if self._is_text:
+            await self._send({"type": "websocket.send", "text": str(data, "utf-8")})
+        else:
+            await self._send({"type": "websocket.send", "bytes": bytes(data)})
+
+    # Silence.
+
+    async def _read(self) -> bytes | Ending:
+        while True:
+            try:
+                data = await self._stream.read(READ_SIZE, self._patience())
+            except ReadTimeout:
+                ending = await self._look()
+                if ending is not None:
+                    return ending
+            else:
+                self._pinged = False
+                self._last_sign = monotonic()
+                return data
+
+    def _patience(self) -> float | None:
+        """Return for how many seconds to wait for the upstream before having a look."""
+        due = [self._last_message + self._idle] if self._idle is not None else []
+        limit = self._ping_timeout if self._pinged else self._ping_interval
+        if limit is not None:
+            due.append(self._last_sign + limit)
+        return max(0.0, min(due) - monotonic()) if due else None
+
+    async def _look(self) -> Ending | None:
+        """See what a silence means."""
+        now = monotonic()
+        if self._idle is not None and now >= self._last_message + self._idle:
+            return Ending(Goodbye(GOING_AWAY, "idle"), Goodbye(GOING_AWAY, "idle"))
+        if self._pinged and self._ping_timeout is not None and now >= self._last_sign + self._ping_timeout:
+            return Ending(
+                Goodbye(INTERNAL_ERROR),
+                Goodbye(INTERNAL_ERROR, "keepalive ping timeout"),
+                ProxyFailure.RESPONSE_BODY_TIMEOUT,
+                "the upstream has not answered a ping",
+            )
+        if not self._pinged and self._ping_interval is not None and now >= self._last_sign + self._ping_interval:
+            self._pinged = True
+            self._last_sign = now
+            self._protocol.send_ping(b"")
+            await self._answer_pings()
+        return None
+
+    # The end.
+
+    async def _tell_upstream(self, close: Goodbye) -> None:
+        with suppress(InvalidState, TransportError), anyio.move_on_after(GOODBYE, shield=True):
+            self._protocol.send_close(close.code, close.reason)
+            await self._answer_pings()
+
+    async def _tell_client(self, close: Goodbye) -> None:
+        with suppress(*GONE):
+            await self._send({"type": "websocket.close", "code": close.code, "reason": close.reason})
+
+    async def _wait_for_the_end(self) -> None:
+        """Let the upstream close the connection, as servers do: a reset could overtake the last frame."""
+        with suppress(TransportError), anyio.move_on_after(GOODBYE):
+            while await self._stream.read(READ_SIZE):
+                pass
+
+
+def _for_upstream(message: Message) -> Goodbye:
+    code, reason = message.get("code", NO_STATUS), message.get("reason") or ""
+    if code == NO_STATUS:
+        return Goodbye(None)
+    # Of a client that is lost, and of a server that goes down, the upstream is told the same.
+    return Goodbye(code, reason) if _is_sendable(code) else Goodbye(GOING_AWAY)
+
+
+def _is_sendable(code: int) -> bool:
+    """Whether a client's code may stand in a frame; a server that goes down gives ``SERVICE_RESTART`` for its own."""
+    if code in (RESERVED, ABNORMAL, SERVICE_RESTART):
+        return False
+    return NORMAL <= code <= LAST_REGISTERED or FIRST_PRIVATE <= code <= LAST_PRIVATE
+
+
+def _for_client(code: int, reason: str) -> Goodbye:
+    return Goodbye(NORMAL) if code == NO_STATUS else Goodbye(code, reason)
+
+
+def _broken(error: Exception) -> Ending:
+    """Return the end of a WebSocket whose upstream has hung up, or broken the protocol's rules."""
+    if isinstance(error, PayloadTooBig):
+        return Ending(Goodbye(TOO_BIG), failure=ProxyFailure.RESPONSE_TOO_LARGE, detail=str(error))
+    if isinstance(error, EOFError):
+        return Ending(Goodbye(INTERNAL_ERROR), failure=ProxyFailure.RESPONSE_BODY_BROKE, detail="it hung up")
+    return Ending(Goodbye(INTERNAL_ERROR), failure=ProxyFailure.RESPONSE_INVALID, detail=str(error))
+
+
+def _lost(error: TransportError) -> Ending:
+    return Ending(Goodbye(INTERNAL_ERROR), failure=ProxyFailure.RESPONSE_BODY_BROKE, detail=str(error))
