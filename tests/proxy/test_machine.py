@@ -11,6 +11,7 @@ import anyio
 import httpx
 import pytest
 from fastapi.testclient import TestClient
+from starlette.testclient import WebSocketDenialResponse
 
 from fastapi_httpx_pool import (
     ClientMiddleware,
