@@ -280,6 +280,12 @@ class Connection(asyncio.BufferedProtocol, Alarm):
         else:
             self._lose_idle(self._outlived(now))
 
+    def expire_in(self, seconds: float) -> None:
+        """Have whoever has it act in so many seconds, unless ``due`` is put off before."""
+        timer = self._owner.timer
+        now = timer.now()
+        timer.set(self, now + seconds, now)
+
     def _outlived(self, now: float) -> str:
         return "lifetime" if now >= self.ends else "expired"
 

@@ -18,12 +18,11 @@ the next. The rules:
 
 import asyncio
 import warnings
-from collections.abc import AsyncIterable, AsyncIterator
+from collections.abc import AsyncIterator
 from math import inf
 from typing import Any, Final, Protocol, final
 
 from ..exceptions import (
-    LocalProtocolError,
     ReadError,
     ReadTimeout,
     RemoteProtocolError,
@@ -37,7 +36,8 @@ from ._bookkeeping import Origin
 from ._connection import Connection
 from ._statistics import Counters
 from ._timer import EARLY, Timer
-from ._wire import LAST_CHUNK, Head, ResponseReader, chunk_of
+from ._upload import NOTHING, framed, send_bytes, send_stream
+from ._wire import LAST_CHUNK, Head, ResponseReader
 
 __all__ = ("Body", "Exchange", "Keeper")
 
@@ -45,14 +45,11 @@ HIGH_WATER: Final = 64 * 1024
 """Bytes of a response that wait to be read before the peer has to wait."""
 SMALL: Final = 64 * 1024
 """Bytes of a request's body that go out together with its head."""
-SLICE: Final = 256 * 1024
-"""Bytes of a longer one that are written at a time."""
 CONTINUE_STATUS: Final = 100
 CONTINUE: Final = 1.0
 """Seconds to wait for "100 Continue", which an upstream may never have heard of."""
 FIRST_ERROR: Final = 400
 
-_NOTHING: Final = memoryview(b"")
 _WHILE_WAITING: Final = frozenset(("read", "total"))
 _CLOSED: Final = "the response was closed before it had been read"
 
@@ -90,7 +87,6 @@ class Exchange:
         "_keeper",
         "_limited",
         "_paused",
-        "_rest",
         "_taken",
         "_unsent",
         "_waiting",
@@ -105,6 +101,7 @@ class Exchange:
         "place",
         "reader",
         "request",
+        "rest",
         "reused",
         "sending",
         "sent_at",
@@ -135,7 +132,7 @@ class Exchange:
         self._waiting: asyncio.Future[None] | None = None
         self._drained: asyncio.Future[None] | None = None
         self._error: BaseException | None = None
-        self._rest: memoryview | None = None
+        self.rest: memoryview | None = None
         """What has not been written yet, as far as it is in memory; empty once everything has been."""
         self._unsent = 0
         self._early = False
@@ -149,6 +146,7 @@ class Exchange:
         """Whether the request is still on its way."""
         self.upload: asyncio.Task[None] | None = None
         self.uploaded = False
+        """Whether all of the request has been written."""
 
     @property
     def described(self) -> str:
@@ -177,16 +175,16 @@ class Exchange:
         elif not isinstance(body, bytes) or head.expects:
             connection.write(head.data)
             if isinstance(body, bytes):
-                self._rest = memoryview(_framed(body, head))
+                self.rest = memoryview(framed(body, head))
         elif len(body) <= SMALL:
-            connection.write(head.data + _framed(body, head))
+            connection.write(head.data + framed(body, head))
             if connection.write_paused:
-                self._rest = _NOTHING
+                self.rest = NOTHING
             else:
                 self.uploaded = True
         else:
             connection.write(head.data)
-            self._rest = memoryview(_framed(body, head))
+            self.rest = memoryview(framed(body, head))
         self.sending = not self.uploaded
 
     async def response_head(self) -> None:
@@ -211,14 +209,14 @@ class Exchange:
     async def _send_rest(self) -> None:
         if self.head.expects and not await self._is_welcome():
             self._sent()
-        elif self._rest is None:
+        elif self.rest is None:
             body = self.request.body
             assert body is not None
             assert not isinstance(body, bytes)
-            self._start_upload(self._send_stream(body))
-        elif not await self._send_bytes(until_head=True) and self._goes_on():
+            self._start_upload(send_stream(self, body, self.head.length))
+        elif not await send_bytes(self, until_head=True) and self.goes_on():
             # The answer is there, and no refusal: it is read while the rest is sent.
-            self._start_upload(self._send_bytes())
+            self._start_upload(send_bytes(self))
         else:
             self._sent()
 
@@ -246,102 +244,21 @@ class Exchange:
     def _on_uploaded(self, upload: "asyncio.Task[Any]") -> None:
         error = WriteError("the body was cancelled") if upload.cancelled() else upload.exception()
         # If it has been stopped, it matters no more how it ended.
-        if error is not None and self._goes_on():
+        if error is not None and self.goes_on():
             self.fail(error, "body failed")
         self.upload = None  # its frames may hold this
         self._sent()
         self._wake()
 
-    async def _send_bytes(self, *, until_head: bool = False) -> bool:
-        """Write the rest of a body in memory; whether all of it has been written."""
-        while await self._may_send():
-            if until_head and self.reader.has_head:
-                return False
-            connection, rest = self.connection, self._rest
-            assert connection is not None
-            assert rest is not None
-            if connection.write_paused:
-                await self._wait_for_drain()
-            elif rest:
-                self._rest = rest[SLICE:]
-                connection.write(rest[:SLICE])
-                await _let_the_loop_turn()
-            else:
-                self.uploaded = True
-                return True
-        return False
-
-    async def _send_stream(self, body: AsyncIterable[bytes]) -> None:
-        chunks = aiter(body)
-        try:
-            if await self._send_chunks(chunks):
-                self.uploaded = True
-        finally:
-            close = getattr(chunks, "aclose", None)
-            if close is not None:
-                await close()
-
-    async def _send_chunks(self, chunks: AsyncIterator[bytes]) -> bool:
-        """Write a body as it is made; whether all of it has been written."""
-        left = self.head.length
-        unturned = 0
-        async for chunk in chunks:
-            if not await self._may_send():
-                return False
-            if not chunk:
-                continue  # would be the last one
-            if left is not None:
-                left -= len(chunk)
-                if left < 0:
-                    raise LocalProtocolError("Too much data for declared Content-Length")
-            self._write(chunk if left is not None else chunk_of(chunk), last=left == 0)
-            unturned = await self._pace(unturned + len(chunk))
-        if not self._goes_on():
-            return False
-        if left:
-            raise LocalProtocolError("Too little data for declared Content-Length")
-        if left is None:
-            self._write(LAST_CHUNK, last=True)
-        return True
-
-    async def _pace(self, unturned: int) -> int:
-        """Wait if need be after so many bytes without a turn of the loop; return how many that are now."""
-        connection = self.connection
-        assert connection is not None
-        if connection.write_paused:
-            while connection.write_paused and self._goes_on():
-                await self._wait_for_drain()
-        elif unturned >= HIGH_WATER:
-            await _let_the_loop_turn()
-        else:
-            return unturned
-        return 0
-
-    def _write(self, data: bytes, *, last: bool) -> None:
-        assert self.connection is not None
-        self.connection.write(data)
-        if last:
-            self._rest = _NOTHING
-
-    async def _may_send(self) -> bool:
-        """Whether it makes sense to send more, also after a look at what has come meanwhile."""
-        if self._goes_on() and not self.reader.has_head:
-            connection = self.connection
-            assert connection is not None
-            # Whoever makes the body may have kept the loop from reading. A refusal is lost if the
-            # next write is what tells that the peer has closed the connection after it.
-            if connection.is_readable():
-                await _let_the_loop_turn()
-        return self._goes_on()
-
-    def _goes_on(self) -> bool:
+    def goes_on(self) -> bool:
         """Whether it makes sense to send more."""
         connection = self.connection
         if connection is None or connection.is_closing or self._error is not None:
             return False
         return not (self.reader.has_head and self.reader.status >= FIRST_ERROR)
 
-    async def _wait_for_drain(self) -> None:
+    async def wait_for_drain(self) -> None:
+        """Wait until little is left of what has been written, or there is no point any more."""
         connection = self.connection
         assert connection is not None
         write = self.request.timeouts.write
@@ -581,7 +498,7 @@ class Exchange:
             if len(self.reader.surplus) > HIGH_WATER:
                 self._pause()
             return
-        if (self.sending or self._rest is not None) and not self._has_been_sent(connection):
+        if (self.sending or self.rest is not None) and not self._has_been_sent(connection):
             return
         self.connection = None
         connection.holder = None
@@ -595,12 +512,12 @@ class Exchange:
 
     def _has_been_sent(self, connection: Connection) -> bool:
         """Whether the request has gone out, as far as it ever will; if not, ``_finish`` is called again."""
-        written = self._rest is not None and not self._rest
+        written = self.rest is not None and not self.rest
         if not written or connection.unsent:
             # Whoever answers what it has not read may take the rest of it for another request.
             self.reader.reusable = False
             self._early = True
-        if not self._goes_on():
+        if not self.goes_on():
             return True
         if self.sending:
             return False
@@ -649,17 +566,6 @@ class Exchange:
         """Wait for the end of an upload that has been stopped: the body's generator closes itself."""
         if self.upload is not None and not self.upload.done() and not self._keeper.loop.is_closed():
             await asyncio.wait((self.upload,))
-
-
-def _framed(body: bytes, head: Head) -> bytes:
-    return body if head.length is not None else chunk_of(body) + LAST_CHUNK
-
-
-async def _let_the_loop_turn() -> None:
-    # asyncio tells of a failed send two turns later; a tight loop would write on into the void, and
-    # never see the answer that explains it.
-    await asyncio.sleep(0)
-    await asyncio.sleep(0)
 
 
 @final

@@ -9,6 +9,7 @@ until it is closed; it keeps its place in the pool meanwhile. Every other respon
 import asyncio
 import ssl
 from collections.abc import Callable
+from math import inf
 from typing import Any, Final, final
 
 from ..exceptions import ConnectError, ConnectTimeout, ReadError, ReadTimeout, WriteError, WriteTimeout
@@ -86,15 +87,9 @@ class Tunnel:
         if self._readable is not None:
             raise RuntimeError("two tasks read from the same network stream")
         if not self._buffer and not self._ended:
-            self._readable = self._loop.create_future()
-            try:
-                async with asyncio.timeout(timeout):
-                    await self._readable
-            except TimeoutError as exc:
-                if not self._buffer and not self._ended:  # something may have come in the same moment
-                    raise ReadTimeout(f"nothing came for {timeout:g} s") from exc
-            finally:
-                self._readable = None
+            await self._wait_for_more(timeout)
+            if not self._buffer and not self._ended:
+                raise ReadTimeout(f"nothing came for {timeout:g} s")
         if not self._buffer and (self._error is not None or self._closed):
             raise ReadError(str(self._error or "the network stream was closed")) from self._error
         data = bytes(self._buffer[:max_bytes])
@@ -102,6 +97,17 @@ class Tunnel:
         if len(self._buffer) < HIGH_WATER:
             self._connection.resume_reading()
         return data
+
+    async def _wait_for_more(self, seconds: float | None) -> None:
+        connection = self._connection
+        self._readable = self._loop.create_future()
+        if seconds is not None:
+            connection.expire_in(seconds)  # the pool's timer costs less than a timeout each time
+        try:
+            await self._readable
+        finally:
+            self._readable = None
+            connection.due = inf
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109 -- httpcore's
         """
@@ -214,7 +220,8 @@ class Tunnel:
         self._drained = None
 
     def expire(self, now: float) -> None:
-        """Never: a tunnel's limits are given with each call."""
+        """Act: nothing came in time."""
+        self._wake(self._readable)
 
     @property
     def writes(self) -> bool:

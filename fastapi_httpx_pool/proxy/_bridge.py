@@ -16,6 +16,7 @@ The rules:
 
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
+from math import inf
 from time import monotonic
 from typing import Final, NamedTuple, final
 
@@ -97,8 +98,7 @@ class Bridge:
         self._idle = policy.websocket_idle
         self._parts: list[bytes] = []
         self._is_text = False
-        self._pinged = False
-        self._last_message = self._last_sign = monotonic()
+        self._last_message = monotonic()
         self._scope = anyio.CancelScope()
         self._ending: Ending | None = None
 
@@ -240,44 +240,30 @@ class Bridge:
     # Silence.
 
     async def _read(self) -> bytes | Ending:
+        """Wait for the upstream; ping it if it is silent for long."""
+        now = since = monotonic()
+        pinged = False
         while True:
+            limit = self._ping_timeout if pinged else self._ping_interval
+            silent_at = inf if limit is None else since + limit
+            due = min(silent_at, self._idle_at)
             try:
-                data = await self._stream.read(READ_SIZE, self._patience())
+                return await self._stream.read(READ_SIZE, None if due == inf else due - now)
             except ReadTimeout:
-                ending = await self._look()
-                if ending is not None:
-                    return ending
-            else:
-                self._pinged = False
-                self._last_sign = monotonic()
-                return data
-
-    def _patience(self) -> float | None:
-        """Return for how many seconds to wait for the upstream before having a look."""
-        due = [self._last_message + self._idle] if self._idle is not None else []
-        limit = self._ping_timeout if self._pinged else self._ping_interval
-        if limit is not None:
-            due.append(self._last_sign + limit)
-        return max(0.0, min(due) - monotonic()) if due else None
-
-    async def _look(self) -> Ending | None:
-        """See what a silence means."""
-        now = monotonic()
-        if self._idle is not None and now >= self._last_message + self._idle:
-            return Ending(Goodbye(GOING_AWAY, "idle"), Goodbye(GOING_AWAY, "idle"))
-        if self._pinged and self._ping_timeout is not None and now >= self._last_sign + self._ping_timeout:
-            return Ending(
-                Goodbye(INTERNAL_ERROR),
-                Goodbye(INTERNAL_ERROR, "keepalive ping timeout"),
-                ProxyFailure.RESPONSE_BODY_TIMEOUT,
-                "the upstream has not answered a ping",
-            )
-        if not self._pinged and self._ping_interval is not None and now >= self._last_sign + self._ping_interval:
-            self._pinged = True
-            self._last_sign = now
+                now = monotonic()
+            if now >= self._idle_at:
+                return Ending(Goodbye(GOING_AWAY, "idle"), Goodbye(GOING_AWAY, "idle"))
+            if now < silent_at:
+                continue  # a message of the client's has put the other limit off
+            if pinged:
+                return _DEAD
+            pinged, since = True, now
             self._protocol.send_ping(b"")
             await self._answer_pings()
-        return None
+
+    @property
+    def _idle_at(self) -> float:
+        return inf if self._idle is None else self._last_message + self._idle
 
     # The end.
 
@@ -295,6 +281,14 @@ class Bridge:
         with suppress(TransportError), anyio.move_on_after(GOODBYE):
             while await self._stream.read(READ_SIZE):
                 pass
+
+
+_DEAD = Ending(
+    Goodbye(INTERNAL_ERROR),
+    Goodbye(INTERNAL_ERROR, "keepalive ping timeout"),
+    ProxyFailure.RESPONSE_BODY_TIMEOUT,
+    "the upstream has not answered a ping",
+)
 
 
 def _for_upstream(message: Message) -> Goodbye:
