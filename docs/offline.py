@@ -19,6 +19,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import trustme
+from websockets.frames import Frame, Opcode
+from websockets.http11 import Request
+from websockets.protocol import State
+from websockets.server import ServerProtocol
 
 __all__ = ("HOSTS", "offline")
 
@@ -95,6 +99,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         """Answer by path."""
         path = urlsplit(self.path).path
+        if path == "/chat":
+            self._chat()
+            return
         if path == "/":
             host = self.headers["host"]
             self._answer(200, "text/html", f"<!doctype html><title>{host}</title><h1>{host}</h1>".encode())
@@ -113,6 +120,28 @@ class _Handler(BaseHTTPRequestHandler):
         """Give back what was sent."""
         body = self._read_chunks() if "transfer-encoding" in self.headers else self._read_all()
         self._answer(200, self.headers.get("content-type", "text/plain"), body)
+
+    def _chat(self) -> None:
+        """Answer each message of a WebSocket; turn down what is none."""
+        protocol = ServerProtocol()
+        lines = [self.requestline, *(f"{name}: {value}" for name, value in self.headers.items()), "", ""]
+        protocol.receive_data("\r\n".join(lines).encode("latin-1"))
+        for event in protocol.events_received():
+            if isinstance(event, Request):
+                protocol.send_response(protocol.accept(event))
+        self._flush(protocol)
+        self.close_connection = True
+        while protocol.state is State.OPEN and (data := self.rfile.read1(65536)):
+            protocol.receive_data(data)
+            for event in protocol.events_received():
+                if isinstance(event, Frame) and event.opcode is Opcode.TEXT:
+                    protocol.send_text(b"You said: " + event.data)
+            self._flush(protocol)
+
+    def _flush(self, protocol: ServerProtocol) -> None:
+        for data in protocol.data_to_send():
+            with suppress(OSError):
+                self.wfile.write(data)
 
     def _read_all(self) -> bytes:
         return self.rfile.read(int(self.headers.get("content-length", 0)))

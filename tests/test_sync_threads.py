@@ -123,8 +123,8 @@ def test_call_in_the_loop_is_refused(hello: Upstream) -> None:
     assert hello.accepted == accepted
 
 
-def test_generator_that_is_dropped_in_the_loop(endless: Silent) -> None:
-    """A stream whose generator is left to the loop's thread is closed there, without waiting."""
+def app_that_drops_a_generator(endless: Silent) -> FastAPI:
+    """Return an app whose route takes the first piece of a stream, and leaves the rest to the garbage collector."""
     app = new_app()
 
     @app.get("/")
@@ -135,7 +135,12 @@ def test_generator_that_is_dropped_in_the_loop(endless: Silent) -> None:
         gc.collect()
         return first.decode()
 
-    with TestClient(app) as browser:
+    return app
+
+
+def test_generator_that_is_dropped_in_the_loop(endless: Silent) -> None:
+    """A stream whose generator is left to the loop's thread is closed there, without waiting."""
+    with TestClient(app_that_drops_a_generator(endless)) as browser:
         assert browser.get("/").json() == "some"
         assert endless.was_left()
 
@@ -522,17 +527,7 @@ def test_on_trio(hello: Upstream) -> None:
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_generator_that_is_dropped_on_trio(endless: Silent) -> None:
     """Under trio, too, a stream whose generator is left to the loop's thread is closed there."""
-    app = new_app()
-
-    @app.get("/")
-    async def route(client: SyncClientDep) -> str:
-        generator = chunks_of(client, endless.upstream.url)
-        first = await run_in_threadpool(next, generator)
-        del generator
-        gc.collect()
-        return first.decode()
-
-    with serving_trio(app) as port:
+    with serving_trio(app_that_drops_a_generator(endless)) as port:
         assert httpx.get(f"http://127.0.0.1:{port}", trust_env=False).json() == "some"
         assert endless.was_left()
 

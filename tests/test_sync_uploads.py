@@ -205,19 +205,20 @@ def test_stream_left_while_sending() -> None:
     assert left == [True]
 
 
+def redirecting(connection: Connection) -> None:
+    """Send whoever asks for ``/a`` to ``/b``, where the body is sent back."""
+    while head := connection.read_head():
+        body = dechunked(connection.read_until(b"0\r\n\r\n"))
+        if b" /a " in head:
+            connection.send(b"HTTP/1.1 307 Again\r\nLocation: /b\r\nContent-Length: 0\r\n\r\n")
+        else:
+            connection.send(ok(body))
+
+
 @both_families
 def test_redirect_sends_it_again(family: str) -> None:
     """After a 307 a list is sent again from its beginning; a generator cannot be, and the family says so."""
-
-    def script(connection: Connection) -> None:
-        while head := connection.read_head():
-            body = dechunked(connection.read_until(b"0\r\n\r\n"))
-            if b" /a " in head:
-                connection.send(b"HTTP/1.1 307 Again\r\nLocation: /b\r\nContent-Length: 0\r\n\r\n")
-            else:
-                connection.send(ok(body))
-
-    with scripted(script) as upstream:
+    with scripted(redirecting) as upstream:
 
         def use(client: Any) -> str:
             url = f"{upstream.url}/a"
@@ -243,16 +244,7 @@ def test_request_is_sent_again(echo: Upstream) -> None:
 
 def test_request_of_a_redirect_is_sent_again() -> None:
     """A redirected response's own request can be sent again as well."""
-
-    def script(connection: Connection) -> None:
-        while head := connection.read_head():
-            body = dechunked(connection.read_until(b"0\r\n\r\n"))
-            if b" /a " in head:
-                connection.send(b"HTTP/1.1 307 Again\r\nLocation: /b\r\nContent-Length: 0\r\n\r\n")
-            else:
-                connection.send(ok(body))
-
-    with scripted(script) as upstream:
+    with scripted(redirecting) as upstream:
 
         def use(client: httpx.Client) -> str:
             response = client.post(f"{upstream.url}/a", content=[b"a", b"b"], follow_redirects=True)

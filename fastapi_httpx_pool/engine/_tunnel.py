@@ -7,6 +7,7 @@ until it is closed; it keeps its place in the pool meanwhile. Every other respon
 """
 
 import asyncio
+import contextlib
 import ssl
 from collections.abc import Callable
 from math import inf
@@ -19,6 +20,8 @@ __all__ = ("ConnectionInfo", "Tunnel")
 
 HIGH_WATER: Final = 64 * 1024
 """Bytes that wait to be read before the peer has to wait."""
+GOODBYE: Final = 1.0
+"""Seconds that a connection may take to write what is left when it is closed."""
 
 
 def _extra_info(connection: Connection, name: str) -> Any:
@@ -68,6 +71,7 @@ class Tunnel:
         self._error: Exception | None = None
         self._readable: asyncio.Future[None] | None = None
         self._drained: asyncio.Future[None] | None = None
+        self._gone: asyncio.Future[None] | None = None
         self.on_drain: Callable[[], None] | None = None
         """Called when the pool begins to wait for what is in flight: the time to say goodbye."""
         connection.holder = self
@@ -131,16 +135,22 @@ class Tunnel:
                 raise WriteTimeout(f"the peer took nothing for {timeout:g} s") from exc
             self._check_writable()
 
-    async def write_soon(self, buffer: bytes) -> None:
+    def write_nowait(self, buffer: bytes) -> bool:
         """
-        Write a few bytes without waiting until they have gone out; drop them while the peer takes nothing.
+        Write bytes if none wait to go out; whether that was so.
 
         Raises:
             WriteError: The connection broke, or was closed.
         """
         self._check_writable()
-        if not self._connection.write_paused:
-            self._connection.write(buffer)
+        if self._connection.write_paused:
+            return False
+        self._connection.write(buffer)
+        return True
+
+    async def write_soon(self, buffer: bytes) -> None:
+        """Write a few bytes if none wait to go out, and drop them otherwise; errors as in ``write_nowait``."""
+        self.write_nowait(buffer)
 
     async def start_tls(
         self,
@@ -178,17 +188,43 @@ class Tunnel:
         return self
 
     async def aclose(self) -> None:
-        """Close the connection. Harmless twice."""
-        self.close()
+        """Close the connection once everything has gone out, or a second later. Harmless twice."""
+        if self._gone is None and not self._closed and not self._connection.is_closing:
+            self._shut()
+            self._gone = self._loop.create_future()
+            try:
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(GOODBYE):
+                        await self._flush(self._gone)
+            finally:
+                self.close()
+        elif self._gone is not None:
+            await asyncio.shield(self._gone)
+
+    async def _flush(self, gone: "asyncio.Future[None]") -> None:
+        connection = self._connection
+        connection.flush()
+        while connection.unsent and not gone.done():
+            drained = self._drained = self._loop.create_future()
+            await drained
+        if connection.is_tls and not gone.done():
+            connection.resume_reading()  # or the peer's end would not be seen
+            connection.transport.close()  # it has a buffer of its own below, and a goodbye of its own
+            await gone
 
     def close(self) -> None:
         """Close the connection, now."""
+        self._shut()
+        self._connection.close("tunnel closed")
+        self._wake(self._gone)
+        self._release(self)
+
+    def _shut(self) -> None:
+        """Let nobody read and write any more."""
         if not self._closed:
             self._closed = True
             self._buffer.clear()
             self._end(None)
-            self._connection.close("tunnel closed")
-            self._release(self)
 
     def _check_writable(self) -> None:
         if self._closed or self._connection.is_closing:
@@ -210,8 +246,9 @@ class Tunnel:
     def lose(self, exc: Exception | None) -> None:
         """Take the end of the connection."""
         self._end(exc)
-        self._closed = exc is not None
+        self._closed = self._closed or exc is not None
         self._connection.close("peer")
+        self._wake(self._gone)
         self._release(self)
 
     def go_on(self) -> None:

@@ -5,8 +5,8 @@ It keeps nothing: how far it is stands on the exchange, which may end at any tim
 
 1. Before each piece the exchange is asked whether it makes sense to send more: the answer may have
    come meanwhile, and a refusal ends the upload.
-2. What has been written is noted in the same step, without waiting in between: ``rest`` is empty once
-   nothing is left to be written, ``uploaded`` is true once that is certain.
+2. What has been written is noted in the step that writes it: ``rest`` is empty from the last byte on.
+   ``uploaded`` is true when the upload is over, unless it was stopped or failed.
 3. What waits to go out is bounded: nothing is written while ``write_paused``, and the loop gets its
    turn now and then, however fast the body is made and the peer reads.
 """

@@ -16,9 +16,8 @@ The rules:
 
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
-from math import inf
 from time import monotonic
-from typing import Final, NamedTuple, final
+from typing import Any, Final, NamedTuple, final
 
 import anyio
 from starlette.types import Message, Receive, Send
@@ -26,7 +25,6 @@ from starlette.websockets import WebSocketDisconnect
 from websockets.client import ClientProtocol
 from websockets.exceptions import InvalidState, PayloadTooBig
 from websockets.frames import Frame, Opcode
-from websockets.protocol import Event
 
 from ..exceptions import ReadTimeout, TransportError
 from ..transports import NetworkStream
@@ -53,6 +51,8 @@ SERVICE_RESTART: Final = 1012
 LAST_REGISTERED: Final = 1014
 FIRST_PRIVATE: Final = 3000
 LAST_PRIVATE: Final = 4999
+
+_WITH_DATA = (Opcode.TEXT, Opcode.BINARY, Opcode.CONT)
 
 GONE = (OSError, WebSocketDisconnect)
 """How servers say that the client has left, and how Starlette passes it on."""
@@ -99,6 +99,7 @@ class Bridge:
         self._parts: list[bytes] = []
         self._is_text = False
         self._last_message = monotonic()
+        self._pinged_at: float | None = None
         self._scope = anyio.CancelScope()
         self._ending: Ending | None = None
 
@@ -148,9 +149,10 @@ class Bridge:
                 message = await self._receive()
                 if message["type"] == "websocket.disconnect":
                     return Ending(upstream=_for_upstream(message))
-                self._last_message = monotonic()
+                self._note_message()
                 with suppress(InvalidState):  # it comes too late: the upstream has said goodbye
                     await self._send_on(message)
+                del message  # the next one may take long to come, and this one may be large
         except TransportError as exc:
             return _lost(exc)
 
@@ -172,105 +174,119 @@ class Bridge:
             await self._flush()
 
     async def _flush(self) -> None:
+        stream = self._stream
         for data in self._protocol.data_to_send():
-            await self._stream.write(data)
+            if not stream.write_nowait(data):
+                await stream.write(data)
 
     # From the upstream to the client.
 
     async def _to_client(self) -> Ending:
-        protocol = self._protocol
         try:
             while True:
-                data = await self._read()
-                if isinstance(data, Ending):
-                    return data
-                if data:
-                    protocol.receive_data(data)
+                try:
+                    data = await self._stream.read(READ_SIZE, self._patience())
+                except ReadTimeout:
+                    ending = await self._look()
                 else:
-                    protocol.receive_eof()
-                events = protocol.events_received()
-                await self._answer_pings()
-                await self._pass_on(events)
-                if protocol.parser_exc is not None:
-                    return _broken(protocol.parser_exc)
-                if protocol.close_rcvd is not None:
-                    return Ending(client=_for_client(protocol.close_rcvd.code, protocol.close_rcvd.reason))
+                    self._pinged_at = None
+                    ending = await self._take(data)
+                    del data
+                if ending is not None:
+                    return ending
         except UnicodeDecodeError as exc:
-            return Ending(
-                Goodbye(INTERNAL_ERROR),
-                Goodbye(INVALID_DATA),
-                ProxyFailure.RESPONSE_INVALID,
-                f"a text is no UTF-8: {exc}",
-            )
+            detail = f"a text is no UTF-8: {exc.reason} at position {exc.start}"
+            return Ending(Goodbye(INTERNAL_ERROR), Goodbye(INVALID_DATA), ProxyFailure.RESPONSE_INVALID, detail)
         except TransportError as exc:
             return _lost(exc)
         except GONE:
             return Ending(upstream=Goodbye(GOING_AWAY))
 
-    async def _answer_pings(self) -> None:
-        # With closing frames among them; not behind what the other direction waits to get rid of.
-        data = b"".join(self._protocol.data_to_send())
+    async def _take(self, data: bytes) -> Ending | None:
+        """Take what the upstream has sent; return how it ended, if that was the end."""
+        protocol = self._protocol
         if data:
-            await self._stream.write_soon(data)
-
-    async def _pass_on(self, events: Iterable[Event]) -> None:
-        for event in events:
-            assert isinstance(event, Frame)
-            opcode = event.opcode
-            if opcode is Opcode.TEXT or opcode is Opcode.BINARY:
-                self._is_text = opcode is Opcode.TEXT
-            elif opcode is not Opcode.CONT:
-                continue  # the library has answered it
-            if event.fin and not self._parts:
-                await self._deliver(event.data)
-                continue
-            self._parts.append(event.data)  # type: ignore[arg-type] # what is read is bytes
-            if event.fin:
-                whole = b"".join(self._parts)
-                self._parts.clear()
-                await self._deliver(whole)
-
-    async def _deliver(self, data: "bytes | bytearray | memoryview") -> None:
-        self._last_message = monotonic()
-        if self._is_text:
-            await self._send({"type": "websocket.send", "text": str(data, "utf-8")})
+            protocol.receive_data(data)
         else:
-            await self._send({"type": "websocket.send", "bytes": bytes(data)})
+            protocol.receive_eof()
+        answers = protocol.data_to_send()
+        if answers:
+            await self._write_soon(answers)
+        for event in protocol.events_received():
+            assert isinstance(event, Frame)
+            if event.opcode in _WITH_DATA:
+                await self._pass_on(event)
+        if protocol.parser_exc is not None:
+            return _broken(protocol.parser_exc)
+        if protocol.close_rcvd is not None:
+            return Ending(client=_for_client(protocol.close_rcvd.code, protocol.close_rcvd.reason))
+        return None
+
+    async def _pass_on(self, frame: Frame) -> None:
+        data: Any = frame.data
+        frame.data = b""  # the parser keeps the last frame until the next one comes
+        if frame.opcode is not Opcode.CONT:
+            self._is_text = frame.opcode is Opcode.TEXT
+        if self._parts or not frame.fin:
+            self._parts.append(data)
+            if not frame.fin:
+                return
+            data = b"".join(self._parts)
+            self._parts.clear()
+        self._note_message()
+        await self._send(
+            {"type": "websocket.send", "text": str(data, "utf-8")}
+            if self._is_text
+            else {"type": "websocket.send", "bytes": bytes(data)}
+        )
+
+    # Control frames.
+
+    async def _write_soon(self, frames: Iterable[bytes]) -> None:
+        # Not behind what the other direction waits to get rid of: who would wait there would not read.
+        data = b"".join(frames)
+        if not self._stream.write_nowait(data):
+            await self._stream.write_soon(data)
 
     # Silence.
 
-    async def _read(self) -> bytes | Ending:
-        """Wait for the upstream; ping it if it is silent for long."""
-        now = since = monotonic()
-        pinged = False
-        while True:
-            limit = self._ping_timeout if pinged else self._ping_interval
-            silent_at = inf if limit is None else since + limit
-            due = min(silent_at, self._idle_at)
-            try:
-                return await self._stream.read(READ_SIZE, None if due == inf else due - now)
-            except ReadTimeout:
-                now = monotonic()
-            if now >= self._idle_at:
-                return Ending(Goodbye(GOING_AWAY, "idle"), Goodbye(GOING_AWAY, "idle"))
-            if now < silent_at:
-                continue  # a message of the client's has put the other limit off
-            if pinged:
-                return _DEAD
-            pinged, since = True, now
-            self._protocol.send_ping(b"")
-            await self._answer_pings()
+    def _note_message(self) -> None:
+        if self._idle is not None:
+            self._last_message = monotonic()
 
-    @property
-    def _idle_at(self) -> float:
-        return inf if self._idle is None else self._last_message + self._idle
+    def _patience(self) -> float | None:
+        """Return for how many seconds the upstream may be silent before somebody has a look."""
+        if self._pinged_at is None and self._idle is None:
+            return self._ping_interval  # as nearly always
+        now, limits = monotonic(), []
+        if self._idle is not None:
+            limits.append(self._last_message + self._idle - now)
+        if self._pinged_at is None and self._ping_interval is not None:
+            limits.append(self._ping_interval)
+        if self._pinged_at is not None and self._ping_timeout is not None:
+            limits.append(self._pinged_at + self._ping_timeout - now)
+        return max(0.0, min(limits)) if limits else None
+
+    async def _look(self) -> Ending | None:
+        """See what a silence of the upstream's means: it is pinged, or else has been for long."""
+        now = monotonic()
+        if self._idle is not None and now >= self._last_message + self._idle:
+            return Ending(Goodbye(GOING_AWAY, "idle"), Goodbye(GOING_AWAY, "idle"))
+        if self._pinged_at is not None:
+            is_dead = self._ping_timeout is not None and now >= self._pinged_at + self._ping_timeout
+            return _DEAD if is_dead else None
+        if self._ping_interval is not None:
+            self._pinged_at = now
+            self._protocol.send_ping(b"")
+            await self._write_soon(self._protocol.data_to_send())
+        return None
 
     # The end.
 
     async def _tell_upstream(self, close: Goodbye) -> None:
         with suppress(InvalidState, TransportError), anyio.move_on_after(GOODBYE, shield=True):
             self._protocol.send_close(close.code, close.reason)
-            await self._answer_pings()
+            await self._write_soon(self._protocol.data_to_send())
 
     async def _tell_client(self, close: Goodbye) -> None:
         with suppress(*GONE):

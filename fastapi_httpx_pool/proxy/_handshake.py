@@ -29,6 +29,7 @@ OURS: Final = frozenset(
     (b"sec-websocket-accept", b"sec-websocket-extensions", b"sec-websocket-key", b"sec-websocket-version")
 )
 """Lines that concern one connection only, and end here in both directions."""
+_ASKING = OURS | {b"connection", b"upgrade"}
 
 _NOWHERE = WebSocketURI(secure=False, host="", port=80, path="", query="")  # nothing asks for it
 # Of its own, whatever the application logs: the library's would show all messages.
@@ -50,21 +51,18 @@ class Handshake:
         self.protocol: ClientProtocol = ClientProtocol(_NOWHERE, state=OPEN, max_size=max_message, logger=_SILENT)
         """What makes and reads frames, once it has succeeded."""
 
-    @property
-    def lines(self) -> list[Header]:
-        """What asks for the switch."""
+    def put_into(self, headers: list[Header]) -> list[Header]:
+        """Return the lines of a request with those that ask for the switch, whatever others say about it."""
+        subprotocols = [value for name, value in headers if name.lower() == SUBPROTOCOL]
+        offered = [Subprotocol(part.strip(b" \t").decode("latin-1")) for part in b",".join(subprotocols).split(b",")]
+        self.protocol.available_subprotocols = offered if subprotocols else None
         return [
+            *(line for line in headers if line[0].lower() not in _ASKING),
             (b"connection", b"Upgrade"),
             (b"upgrade", b"websocket"),
             (b"sec-websocket-version", b"13"),
             (b"sec-websocket-key", self.protocol.key.encode("ascii")),
         ]
-
-    def offer(self, lines: Iterable[Header]) -> None:
-        """Take note of the subprotocols that are offered, however many lines they are in."""
-        values = [value for name, value in lines if name.lower() == SUBPROTOCOL]
-        offered = [Subprotocol(part.strip(b" \t").decode("latin-1")) for part in b",".join(values).split(b",")]
-        self.protocol.available_subprotocols = offered if values else None
 
     def check(self, headers: Iterable[Header]) -> None:
         """

@@ -277,8 +277,7 @@ class Forwarded:
         if is_engine and framing and self._expects():
             request.headers.append((b"expect", _CONTINUE))
         if self._handshake is not None:
-            self._handshake.offer(request.headers)
-            request.headers += self._handshake.lines
+            request.headers = self._handshake.put_into(request.headers)
         return await self._sent(handler, request)
 
     async def _sent(self, handler: messages.Handler, request: messages.Request) -> messages.Response:

@@ -40,6 +40,15 @@ class NetworkStream(Protocol):
         """
         ...
 
+    def write_nowait(self, buffer: bytes) -> bool:
+        """
+        Write bytes if that can be done at once; whether it was.
+
+        Raises:
+            WriteError: The connection broke, or was closed.
+        """
+        ...
+
     async def write_soon(self, buffer: bytes) -> None:
         """
         Write a few bytes without waiting for others; drop them while the peer takes nothing.
@@ -76,6 +85,9 @@ class _TheirStream:
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109 -- httpcore's
         async with self._writing, self._our_errors():
             await self._stream.write(buffer, timeout)
+
+    def write_nowait(self, buffer: bytes) -> bool:
+        return False
 
     async def write_soon(self, buffer: bytes) -> None:
         if not self._writing.locked():

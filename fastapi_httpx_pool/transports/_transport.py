@@ -58,6 +58,7 @@ class HandlerTransport:
         pool = self._pool  # type: ignore[attr-defined] # the family's own
         self._forward = Forward(family)
         self._max_connections = arguments["limits"].max_connections
+        self._has_proxy = arguments["proxy"] is not None
         handler = handler_over(self._send_with_family, family, PoolKeeper(pool, connection_lifetime))
         if around_family is not None:
             handler = around_family(handler)
@@ -138,6 +139,9 @@ class HandlerTransport:
         return await self._forward.open(self.handler, request, self.default_total)
 
     async def _send_with_family(self, request: Any) -> Any:
+        if self._has_proxy and request.url.scheme == "wss":
+            # httpcore 1.0 encrypts what goes through a SOCKS proxy if it is https, and nothing else.
+            request.url = request.url.copy_with(scheme="https")
         return await super().handle_async_request(request)  # type: ignore[misc] # the family's own
 
 

@@ -2,10 +2,25 @@
 
 import socket
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from tests.support.connecting import Names
+from tests.support.engines import BACKENDS
+from tests.support.tls import Authority
+
+
+@pytest.fixture
+def anyio_backend() -> Any:
+    """Run on asyncio; what is marked with ``both_loops``, on uvloop too."""
+    return BACKENDS[0]
+
+
+@pytest.fixture(scope="module")
+def authority() -> Authority:
+    """Return a certificate authority."""
+    return Authority()
 
 
 @pytest.fixture

@@ -15,11 +15,9 @@ from fastapi_httpx_pool.engine._addresses import is_public
 from fastapi_httpx_pool.exceptions import AddressForbidden
 from fastapi_httpx_pool.messages import Origin, Request
 from tests.support.connecting import Names, Steps, needs_ipv6
-from tests.support.engines import BACKENDS, LIMIT, assert_quiet, fetch, read, running
+from tests.support.engines import LIMIT, assert_quiet, both_loops, fetch, read, running
 from tests.support.tls import Authority
 from tests.support.upstream import Upstream, answering, ok, scripted
-
-on_both = pytest.mark.parametrize("anyio_backend", BACKENDS, ids=["asyncio", "uvloop"])
 
 PUBLIC = [
     "1.1.1.1",
@@ -187,7 +185,7 @@ async def refused(engine: Engine, host: str, port: int, scheme: bytes = b"http",
 
 
 @pytest.mark.anyio
-@on_both
+@both_loops
 @pytest.mark.parametrize("host", ["127.0.0.2", "127.2", "2130706434", "0x7f.2", "::ffff:127.0.0.2", "evil.example"])
 async def test_g9_forbidden(names: Names, host: str) -> None:
     """However an address is written, and whatever name leads to it: if it is not allowed, nobody connects."""
@@ -203,7 +201,7 @@ async def test_g9_forbidden(names: Names, host: str) -> None:
 
 
 @pytest.mark.anyio
-@on_both
+@both_loops
 async def test_g9_addresses_are_not_told(names: Names) -> None:
     """The text does not tell the addresses: whoever sent the URL may read it, and learn what is inside."""
     names.know("inside.example", "10.11.12.13", "fd00::1")
@@ -214,7 +212,7 @@ async def test_g9_addresses_are_not_told(names: Names) -> None:
 
 
 @pytest.mark.anyio
-@on_both
+@both_loops
 async def test_g9_only_the_allowed_ones(names: Names) -> None:
     """Of a name's addresses, those that are not allowed are not tried, wherever they stand."""
     names.know("mixed.example", "127.0.0.2", "127.0.0.1")
@@ -225,7 +223,7 @@ async def test_g9_only_the_allowed_ones(names: Names) -> None:
 
 
 @pytest.mark.anyio
-@on_both
+@both_loops
 async def test_g9_all_that_are_allowed_are_tried(names: Names) -> None:
     """If the first of the allowed ones refuses, the next one is tried."""
     names.know("mixed.example", "127.0.0.3", "127.0.0.2", "127.0.0.1")
@@ -238,7 +236,7 @@ async def test_g9_all_that_are_allowed_are_tried(names: Names) -> None:
 
 @pytest.mark.anyio
 @needs_ipv6
-@on_both
+@both_loops
 async def test_g9_ipv6() -> None:
     """IPv6 addresses are checked likewise."""
     listener = socket.create_server(("::1", 0), family=socket.AF_INET6)
@@ -251,7 +249,7 @@ async def test_g9_ipv6() -> None:
 
 
 @pytest.mark.anyio
-@on_both
+@both_loops
 async def test_g9_rebinding(names: Names, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between the check and the connection nobody looks again, and what is looked up later is checked again."""
     names.know_in_turn("rebind.example", "127.0.0.1", "127.0.0.2")
@@ -272,7 +270,7 @@ async def test_g9_rebinding(names: Names, monkeypatch: pytest.MonkeyPatch) -> No
 
 
 @pytest.mark.anyio
-@on_both
+@both_loops
 async def test_g9_not_tried_again(names: Names) -> None:
     """A refusal is not among what ``retries`` repeats."""
     names.know("evil.example", "127.0.0.2")
@@ -284,7 +282,7 @@ async def test_g9_not_tried_again(names: Names) -> None:
 
 
 @pytest.mark.anyio
-@on_both
+@both_loops
 async def test_g9_tls(names: Names) -> None:
     """For https as well: before a byte of TLS."""
     names.know("evil.example", "127.0.0.2")
@@ -297,7 +295,7 @@ async def test_g9_tls(names: Names) -> None:
 
 
 @pytest.mark.anyio
-@on_both
+@both_loops
 async def test_g9_not_where_it_connects_from() -> None:
     """The address to connect from is the application's own, and not checked."""
     with neighbours() as (one, _):

@@ -15,9 +15,9 @@ from fastapi_httpx_pool.engine import ConnectOptions, Engine, Limits
 from fastapi_httpx_pool.exceptions import TransportError
 from fastapi_httpx_pool.messages import Timeouts
 from tests.support.engines import (
-    BACKENDS,
     LIMIT,
     assert_quiet,
+    both_loops,
     fetch,
     pool_of,
     request_to,
@@ -30,7 +30,7 @@ from tests.support.tls import Authority
 from tests.support.upstream import Connection, answering, ok, scripted
 from tests.support.watched import Held
 
-pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("anyio_backend", BACKENDS, ids=["asyncio", "uvloop"])]
+pytestmark = [pytest.mark.anyio, both_loops]
 
 COMPETITORS = 6
 TURNS = 61

@@ -4,18 +4,16 @@ import asyncio
 import contextlib
 import random
 from collections import Counter
-from collections.abc import AsyncIterator
-from typing import Any
 
 import pytest
 
 from fastapi_httpx_pool.engine import Engine, Limits
 from fastapi_httpx_pool.exceptions import TransportError
 from fastapi_httpx_pool.messages import Response, Timeouts
-from tests.support.chaos import FAULTS, Chaos, chaotic
-from tests.support.engines import BACKENDS, LIMIT, assert_quiet, fetch, pool_of, request_to, running, turn
+from tests.support.chaos import FAULTS, Chaos, chaotic, random_body
+from tests.support.engines import LIMIT, assert_quiet, both_loops, fetch, pool_of, request_to, running, turn
 
-pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("anyio_backend", BACKENDS, ids=["asyncio", "uvloop"])]
+pytestmark = [pytest.mark.anyio, both_loops]
 
 CALLERS = 40
 CALLS = 75
@@ -58,11 +56,15 @@ class Caller:
             task.cancel()
 
     async def _exchange(self, target: bytes) -> str:
-        method, body = self._random.choice([b"GET", b"HEAD", b"POST", b"PUT", b"DELETE"]), self._body()
-        if method in (b"GET", b"HEAD", b"DELETE"):
-            body = None
-        url = self._random.choice(self._upstreams).url
-        response = await self._engine(request_to(url, target, method=method, body=body, timeouts=self._timeouts()))
+        method, body = self._random.choice([b"GET", b"HEAD", b"POST", b"PUT", b"DELETE"]), random_body(self._random)
+        request = request_to(
+            self._random.choice(self._upstreams).url,
+            target,
+            method=method,
+            body=None if method in (b"GET", b"HEAD", b"DELETE") else body,
+            timeouts=self._timeouts(),
+        )
+        response = await self._engine(request)
         try:
             return await self._look_at(response, target if method != b"HEAD" else b"")
         finally:
@@ -87,19 +89,6 @@ class Caller:
 
         # Without a limit for reading some would wait until the upstream gives up.
         return Timeouts(connect=seconds(0.05), read=seconds(0.1) or 0.1, pool=seconds(0.1), total=seconds(0.1))
-
-    def _body(self) -> Any:
-        kind = self._random.randrange(4)
-        if kind < 2:
-            return b"x" * self._random.choice([0, 10, 70_000, 400_000])
-        return self._made(breaks=kind == 3)
-
-    async def _made(self, *, breaks: bool) -> AsyncIterator[bytes]:
-        for _ in range(self._random.randrange(5)):
-            yield b"x" * self._random.choice([1, 1000, 100_000])
-            await asyncio.sleep(0)
-        if breaks and self._random.random() < 0.3:
-            raise ZeroDivisionError
 
 
 async def test_chaos() -> None:

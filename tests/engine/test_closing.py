@@ -20,31 +20,27 @@ from fastapi_httpx_pool.exceptions import (
 )
 from fastapi_httpx_pool.messages import Timeouts
 from tests.support.engines import (
-    BACKENDS,
     LIMIT,
     Events,
     assert_quiet,
+    both_loops,
     fetch,
     pool_of,
     read,
     request_to,
     running,
+    sending,
     turn,
     until,
 )
 from tests.support.ports import deaf_port
 from tests.support.tls import Authority
-from tests.support.upstream import Connection, answering, ok, scripted
+from tests.support.upstream import Connection, answering, answering_together, ok, scripted
 from tests.support.watched import Held, Watched
 
-pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("anyio_backend", BACKENDS, ids=["asyncio", "uvloop"])]
+pytestmark = [pytest.mark.anyio, both_loops]
 
 HALF = ok(b"x" * 100)[:-50]
-
-
-def sending(engine: Engine, url: str, **request: Any) -> "asyncio.Task[bytes]":
-    """Send a request in a task of its own."""
-    return asyncio.ensure_future(fetch(engine, url, **request))
 
 
 async def error_of(task: Awaitable[Any]) -> str:
@@ -389,15 +385,7 @@ async def test_total_timeout_while_connecting() -> None:
 
 async def test_closed_while_idle_connections_wait_to_be_trimmed() -> None:
     """Nothing that was scheduled happens after the end."""
-    barrier = threading.Barrier(4)
-
-    def script(connection: Connection) -> None:
-        connection.read_request()
-        barrier.wait(LIMIT)
-        connection.send(ok())
-        connection.wait_until_closed()
-
-    with scripted(script) as upstream:
+    with scripted(answering_together(4, ok())) as upstream:
         engine = Engine(Limits(max_idle=1))
         await asyncio.gather(*(fetch(engine, upstream.url) for _ in range(4)))
         trimming = pool_of(engine)._trimming

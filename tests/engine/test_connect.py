@@ -28,23 +28,16 @@ from tests.support.connecting import (
     needs_proc,
     open_sockets,
 )
-from tests.support.engines import BACKENDS, LIMIT, assert_quiet, fetch, pool_of, read, request_to, running, turn
+from tests.support.engines import LIMIT, assert_quiet, both_loops, fetch, pool_of, read, request_to, running, turn
 from tests.support.ports import deaf_port, free_port
 from tests.support.tls import Authority
 from tests.support.upstream import Connection, answering, ok, scripted
 
 pytestmark = pytest.mark.anyio
 
-on_both = pytest.mark.parametrize("anyio_backend", BACKENDS, ids=["asyncio", "uvloop"])
 on_linux = pytest.mark.skipif(not hasattr(socket, "SO_BINDTODEVICE"), reason="only Linux has it")
 
 UNKNOWN = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-
-
-@pytest.fixture
-def anyio_backend() -> Any:
-    """Run on asyncio, if nothing else is said."""
-    return BACKENDS[0]
 
 
 def ipv6_listener() -> socket.socket:
@@ -116,7 +109,7 @@ HOPELESS: dict[str, tuple[bytes, int | None, dict[str, Any], str]] = {
 }
 
 
-@on_both
+@both_loops
 @needs_proc
 @pytest.mark.parametrize("case", HOPELESS)
 async def test_b_connect_error(names: Names, case: str) -> None:
@@ -138,7 +131,7 @@ async def test_b_connect_error(names: Names, case: str) -> None:
         assert errors.contexts == []
 
 
-@on_both
+@both_loops
 @needs_proc
 async def test_k8_no_file_left() -> None:
     """With no file descriptor left, a request fails, and the next one succeeds when there is one again."""
@@ -165,7 +158,7 @@ async def test_k8_no_port_left(names: Names) -> None:
             assert_quiet(engine)
 
 
-@on_both
+@both_loops
 @needs_proc
 async def test_b_socket_that_somebody_closed_under_its_transport() -> None:
     """A number that the loop takes for that of another transport is a ConnectError too."""
@@ -205,7 +198,7 @@ def _number_closed_under(sock: socket.socket) -> Iterator[None]:
 # Which address.
 
 
-@on_both
+@both_loops
 @needs_ipv6
 async def test_k5_ipv6_address() -> None:
     """An IPv6 address is connected to, without the brackets that it has in a URL."""
@@ -218,7 +211,7 @@ async def test_k5_ipv6_address() -> None:
             assert list(engine.statistics().origins) == [f"http://[::1]:{upstream.port}"]
 
 
-@on_both
+@both_loops
 @needs_proc
 @pytest.mark.parametrize(
     "addresses",
@@ -241,7 +234,7 @@ async def test_k4_the_next_address(names: Names, addresses: tuple[str, ...]) -> 
         assert await eventually(lambda: open_sockets() <= before), "something is still open"
 
 
-@on_both
+@both_loops
 async def test_k4_localhost() -> None:
     """``localhost`` finds a server that listens on 127.0.0.1 alone."""
     with scripted(answering(ok())) as upstream:
@@ -249,7 +242,7 @@ async def test_k4_localhost() -> None:
             assert await fetch(engine, f"http://localhost:{upstream.port}") == b"ok"
 
 
-@on_both
+@both_loops
 @needs_proc
 @pytest.mark.parametrize("deaf", ["127.0.0.1", pytest.param("::1", marks=needs_ipv6)])
 async def test_k3_black_hole(names: Names, monkeypatch: pytest.MonkeyPatch, deaf: str) -> None:
@@ -273,7 +266,7 @@ def test_k3_head_start() -> None:
     assert _connect.HEAD_START == 0.25
 
 
-@on_both
+@both_loops
 @needs_proc
 async def test_k3_all_addresses_are_black_holes(names: Names, monkeypatch: pytest.MonkeyPatch) -> None:
     """One time limit covers all addresses, and none of the attempts outlives it."""
@@ -288,7 +281,7 @@ async def test_k3_all_addresses_are_black_holes(names: Names, monkeypatch: pytes
             assert await eventually(lambda: open_sockets() <= before), "something is still open"
 
 
-@on_both
+@both_loops
 @on_linux
 @pytest.mark.parametrize("local", ["127.0.0.2", "local.example"])
 async def test_k5_local_address(names: Names, local: str) -> None:
@@ -311,7 +304,7 @@ async def test_k5_local_address(names: Names, local: str) -> None:
 # The socket.
 
 
-@on_both
+@both_loops
 @on_linux
 async def test_k5_socket_options() -> None:
     """TCP keep-alive is on and Nagle's algorithm off, if nothing else is said; the options given are set as well."""
@@ -341,7 +334,7 @@ async def test_k5_socket_options() -> None:
         assert await values(ConnectOptions(socket_options=((*keep_alive, 0),)), keep_alive) == [0]
 
 
-@on_both
+@both_loops
 async def test_k5_unix_socket(tmp_path: Path) -> None:
     """A Unix domain socket is connected to, whatever host and port are called, and used again."""
     path = str(tmp_path / "socket")
@@ -357,7 +350,7 @@ async def test_k5_unix_socket(tmp_path: Path) -> None:
     assert steps.infos[0]["path"] == path
 
 
-@on_both
+@both_loops
 @on_linux
 async def test_k5_unix_socket_without_a_file() -> None:
     """So is one in Linux's abstract namespace."""
@@ -367,7 +360,7 @@ async def test_k5_unix_socket_without_a_file() -> None:
             assert await get(engine, b"host", 80) == b"ok"
 
 
-@on_both
+@both_loops
 async def test_k5_tls_over_a_unix_socket(tmp_path: Path) -> None:
     """TLS over a Unix domain socket verifies the host's name."""
     authority, path = Authority(), str(tmp_path / "socket")
@@ -380,7 +373,7 @@ async def test_k5_tls_over_a_unix_socket(tmp_path: Path) -> None:
             assert_quiet(engine)
 
 
-@on_both
+@both_loops
 @on_linux
 @needs_proc
 async def test_k5_unix_socket_whose_queue_is_full(tmp_path: Path) -> None:
@@ -405,7 +398,7 @@ async def test_k5_unix_socket_whose_queue_is_full(tmp_path: Path) -> None:
 # Time.
 
 
-@on_both
+@both_loops
 @needs_proc
 @pytest.mark.parametrize("seconds", [0, 1e-6, 0.02, 0.1])
 async def test_h5_connect_timeout(seconds: float) -> None:
@@ -419,7 +412,7 @@ async def test_h5_connect_timeout(seconds: float) -> None:
             assert await eventually(lambda: open_sockets() <= before), "something is still open"
 
 
-@on_both
+@both_loops
 async def test_h7_no_connect_timeout() -> None:
     """Without a limit of its own, connecting ends with the total one."""
     with deaf_port() as port:
@@ -476,7 +469,7 @@ def delays(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return found
 
 
-@on_both
+@both_loops
 @pytest.mark.parametrize("retries", [0, 1, 4])
 async def test_k6_retries(delays: list[float], retries: int) -> None:
     """A connection is tried as often as was said, at once and then after 0.5, 1, 2, ... seconds."""
@@ -490,7 +483,7 @@ async def test_k6_retries(delays: list[float], retries: int) -> None:
     assert delays == [0, 0.5, 1, 2][:retries]
 
 
-@on_both
+@both_loops
 async def test_k6_retry_that_succeeds(names: Names, delays: list[float]) -> None:
     """As soon as an attempt succeeds, it is the last one; a time-out is tried again like a refusal."""
     with scripted(answering(ok())) as upstream, deaf_port() as deaf:
@@ -516,7 +509,7 @@ async def test_k6_retry_that_succeeds(names: Names, delays: list[float]) -> None
     assert delays[:2] == [0, 0.5]
 
 
-@on_both
+@both_loops
 async def test_k6_only_connecting_is_retried(delays: list[float]) -> None:
     """What fails on a connection that was made is not tried again."""
 
@@ -552,7 +545,7 @@ async def test_k6_cancelled_between_attempts() -> None:
 # Steps.
 
 
-@on_both
+@both_loops
 async def test_a6_steps_of_a_tls_connection(names: Names) -> None:
     """A trace is told of the steps, in their order, with what httpcore tells of them."""
     authority, steps = Authority(), Steps()
@@ -567,7 +560,7 @@ async def test_a6_steps_of_a_tls_connection(names: Names) -> None:
     assert (tls["ssl_context"], tls["server_hostname"]) == (context, "api.example")
 
 
-@on_both
+@both_loops
 async def test_a6_steps_that_fail() -> None:
     """A step that fails is told with its exception."""
     steps = Steps()
@@ -578,7 +571,7 @@ async def test_a6_steps_that_fail() -> None:
     assert steps.infos[1] == {"exception": caught.value.__cause__}
 
 
-@on_both
+@both_loops
 @needs_proc
 @pytest.mark.parametrize("end", ["raises", "is cancelled"])
 @pytest.mark.parametrize("step", ["started", "complete"])
@@ -608,7 +601,7 @@ async def test_trace_that_ends_the_request(tmp_path: Path, step: str, end: str) 
 # Cancelled.
 
 
-@on_both
+@both_loops
 @needs_proc
 async def test_h2_cancelled_while_a_name_is_looked_up(names: Names) -> None:
     """A request that is cancelled while its host is looked up is gone at once; its place goes to the next one."""
@@ -630,7 +623,7 @@ async def test_h2_cancelled_while_a_name_is_looked_up(names: Names) -> None:
             gate.set()
 
 
-@on_both
+@both_loops
 @needs_proc
 @pytest.mark.parametrize("count", [1, 3])
 async def test_h2_cancelled_while_connecting(
@@ -666,7 +659,7 @@ async def test_h2_cancelled_while_connecting(
             assert await eventually(lambda: open_sockets() <= before), "something is still open"
 
 
-@on_both
+@both_loops
 @needs_proc
 @pytest.mark.parametrize("times", [1, 2])
 async def test_a8_pool_closed_while_connecting(times: int) -> None:
@@ -689,7 +682,7 @@ async def test_a8_pool_closed_while_connecting(times: int) -> None:
         assert await eventually(lambda: open_sockets() <= before), "something is still open"
 
 
-@on_both
+@both_loops
 @needs_proc
 async def test_h1_cancelled_at_every_turn(names: Names) -> None:
     """Wherever a new connection is when its request is cancelled, it is closed and nothing is logged."""

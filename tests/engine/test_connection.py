@@ -12,10 +12,10 @@ from fastapi_httpx_pool.engine import ConnectOptions, Engine
 from fastapi_httpx_pool.events import ConnectionClosed
 from fastapi_httpx_pool.exceptions import ReadError, RemoteProtocolError
 from tests.support.engines import (
-    BACKENDS,
     LIMIT,
     Events,
     assert_quiet,
+    both_loops,
     fetch,
     pool_of,
     request_to,
@@ -27,13 +27,7 @@ from tests.support.tls import Authority
 from tests.support.upstream import Connection, answering, ok, scripted
 from tests.support.watched import Held
 
-pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("anyio_backend", BACKENDS, ids=["asyncio", "uvloop"])]
-
-
-@pytest.fixture(scope="module")
-def authority() -> Authority:
-    """Return a certificate authority."""
-    return Authority()
+pytestmark = [pytest.mark.anyio, both_loops]
 
 
 class Pausing:

@@ -19,23 +19,15 @@ from fastapi_httpx_pool.engine import Engine, Limits, _connect
 from fastapi_httpx_pool.exceptions import ConnectError, ConnectTimeout
 from fastapi_httpx_pool.messages import Timeouts
 from tests.support.connecting import LoopErrors, Names, in_thread, needs_ipv6
-from tests.support.engines import BACKENDS, LIMIT, assert_quiet, fetch, running, turn
+from tests.support.engines import LIMIT, assert_quiet, both_loops, fetch, running, turn
 from tests.support.upstream import answering, ok, scripted
 
 pytestmark = pytest.mark.anyio
-
-on_both = pytest.mark.parametrize("anyio_backend", BACKENDS, ids=["asyncio", "uvloop"])
 
 NO_REUSE = Limits(max_idle=0)
 """So that each request looks its host up."""
 
 UNKNOWN = socket.gaierror(socket.EAI_NONAME, "Name or service not known")
-
-
-@pytest.fixture
-def anyio_backend() -> Any:
-    """Run on asyncio, if nothing else is said."""
-    return BACKENDS[0]
 
 
 @pytest.fixture
@@ -60,7 +52,7 @@ def start(engine: Engine, url: str, count: int = 1, **request: Any) -> list[asyn
 # Once.
 
 
-@on_both
+@both_loops
 async def test_k1_remembered(names: Names) -> None:
     """A name is looked up for the first connection and not for the next ones."""
     with scripted(answering(ok())) as upstream:
@@ -71,7 +63,7 @@ async def test_k1_remembered(names: Names) -> None:
     assert names.asked == [("api.example", upstream.port)]
 
 
-@on_both
+@both_loops
 async def test_k1_shared_while_it_runs(names: Names) -> None:
     """Many who want to know the same name at a time wait for one answer."""
     gate = names.hold("api.example")
@@ -85,7 +77,7 @@ async def test_k1_shared_while_it_runs(names: Names) -> None:
     assert names.count("api.example") == 1
 
 
-@on_both
+@both_loops
 async def test_k1_one_who_gives_up_does_not_spoil_it(names: Names) -> None:
     """The cancellation, and the time-out, of some of those who wait leave the answer to the others."""
     gate = names.hold("api.example")
@@ -107,7 +99,7 @@ async def test_k1_one_who_gives_up_does_not_spoil_it(names: Names) -> None:
     assert names.count("api.example") == 1
 
 
-@on_both
+@both_loops
 @pytest.mark.parametrize("fails", [False, True])
 async def test_k1_nobody_is_left_to_wait(names: Names, one_thread: Executor, fails: bool) -> None:
     """What comes after everybody has given up is kept for the next one if it is an answer, and forgotten if not."""
@@ -132,7 +124,7 @@ async def test_k1_nobody_is_left_to_wait(names: Names, one_thread: Executor, fai
             assert errors.contexts == []
 
 
-@on_both
+@both_loops
 async def test_k1_failures_are_not_remembered(names: Names) -> None:
     """Everybody who waits is told of a failure; the next one asks again."""
     names.fail("api.example", UNKNOWN)
@@ -180,7 +172,7 @@ async def test_k1_bounded(names: Names, monkeypatch: pytest.MonkeyPatch) -> None
     assert [name.partition(".")[0] for name, _ in names.asked] == ["a", "b", "c", "a"]
 
 
-@on_both
+@both_loops
 async def test_k1_loop_that_ends_while_a_name_is_looked_up(
     names: Names, one_thread: Executor, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -205,7 +197,7 @@ async def test_k1_loop_that_ends_while_a_name_is_looked_up(
 # What is looked up.
 
 
-@on_both
+@both_loops
 @pytest.mark.parametrize("host", ["127.0.0.1", pytest.param("::1", marks=needs_ipv6)])
 async def test_k5_addresses_are_not_looked_up(
     names: Names, monkeypatch: pytest.MonkeyPatch, host: str, anyio_backend: Any
@@ -231,7 +223,7 @@ async def test_k5_addresses_with_a_zone(names: Names) -> None:
 # Where.
 
 
-@on_both
+@both_loops
 async def test_k2_not_in_the_applications_threads(names: Names) -> None:
     """With all threads of the loop's own executor busy, names are still looked up."""
     loop, release = asyncio.get_running_loop(), threading.Event()
@@ -247,7 +239,7 @@ async def test_k2_not_in_the_applications_threads(names: Names) -> None:
     assert names.count("api.example") == 1
 
 
-@on_both
+@both_loops
 async def test_k2_stuck_resolver(names: Names) -> None:
     """A name whose look-up hangs costs its own requests their time, and nobody else."""
     names.know("stuck.example", "127.0.0.1")

@@ -16,8 +16,8 @@ from fastapi_httpx_pool.exceptions import TransportError
 from fastapi_httpx_pool.messages import Response, Timeouts
 from tests.support.bodies import PIECE, TIGHT, Source, for_ever
 from tests.support.engines import (
-    BACKENDS,
     assert_quiet,
+    both_loops,
     fetch,
     read,
     request_to,
@@ -30,15 +30,7 @@ from tests.support.watched import Watched
 
 pytestmark = pytest.mark.anyio
 
-both_loops = pytest.mark.parametrize("anyio_backend", BACKENDS, ids=["asyncio", "uvloop"])
-
 HALF = b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello"
-
-
-@pytest.fixture
-def anyio_backend() -> Any:
-    """Run on asyncio, and what is marked so on uvloop too."""
-    return BACKENDS[0]
 
 
 def half(said: bytes = HALF) -> Script:

@@ -9,21 +9,22 @@ from typing import Any
 
 import pytest
 
-from fastapi_httpx_pool.engine import ConnectOptions, Engine, Limits
+from fastapi_httpx_pool.engine import ConnectOptions, Limits
 from fastapi_httpx_pool.engine._bookkeeping import OPEN
 from fastapi_httpx_pool.events import ConnectionClosed, RequestQueued
 from fastapi_httpx_pool.exceptions import ConnectError, PoolTimeout, TotalTimeout, UnsupportedProtocol
 from fastapi_httpx_pool.messages import Origin, Request, Timeouts
 from tests.support.engines import (
-    BACKENDS,
     Events,
     assert_quiet,
+    both_loops,
     fetch,
     origin_of,
     pool_of,
     read,
     request_to,
     running,
+    sending,
     turn,
     until,
 )
@@ -35,17 +36,6 @@ from tests.support.watched import Held
 pytestmark = pytest.mark.anyio
 
 ONE = Limits(max_connections=1)
-
-
-@pytest.fixture
-def anyio_backend() -> Any:
-    """Run on asyncio; what depends on the event loop, on uvloop too."""
-    return BACKENDS[0]
-
-
-def sending(engine: Engine, url: str, **request: Any) -> "asyncio.Task[bytes]":
-    """Send a request in a task of its own."""
-    return asyncio.ensure_future(fetch(engine, url, **request))
 
 
 class Crowd:
@@ -69,7 +59,7 @@ class Crowd:
 # G1: the limit.
 
 
-@pytest.mark.parametrize("anyio_backend", BACKENDS, ids=["asyncio", "uvloop"])
+@both_loops
 async def test_g1_never_more() -> None:
     """The upstream never sees more connections than the limit allows, and the pool counts none."""
     crowd = Crowd()
@@ -223,7 +213,7 @@ async def test_g4_both_limits() -> None:
 # G5: the pool timeout.
 
 
-@pytest.mark.parametrize("anyio_backend", BACKENDS, ids=["asyncio", "uvloop"])
+@both_loops
 @pytest.mark.parametrize("seconds", [0.0, 1e-6, 0.02])
 async def test_g5_pool_timeout(seconds: float) -> None:
     """Whoever waits too long gets an error, and is not in the queue any more."""
@@ -383,7 +373,7 @@ async def test_g7_what_cannot_be_connected_to_passes_its_place_on() -> None:
         assert_quiet(engine)
 
 
-@pytest.mark.parametrize("anyio_backend", BACKENDS, ids=["asyncio", "uvloop"])
+@both_loops
 async def test_g8_dead_between_handing_over_and_taking() -> None:
     """A connection that dies after it was handed over is replaced, in the same place, without a word."""
     held = Held(ok(b"one"))

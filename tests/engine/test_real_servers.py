@@ -12,23 +12,15 @@ import pytest
 from fastapi_httpx_pool.engine import Engine, Limits
 from fastapi_httpx_pool.exceptions import RemoteProtocolError
 from fastapi_httpx_pool.messages import Header, Response, Timeouts
-from tests.support.engines import BACKENDS, LIMIT, assert_quiet, fetch, read, request_to, running
+from tests.support.engines import LIMIT, assert_quiet, both_loops, fetch, read, request_to, running
 from tests.support.hypercorn_server import serving_hypercorn
 from tests.support.nginx_server import needs_nginx, serving_nginx
 from tests.support.server import serving
 
 pytestmark = pytest.mark.anyio
 
-on_both = pytest.mark.parametrize("anyio_backend", BACKENDS, ids=["asyncio", "uvloop"])
-
 LARGE = bytes(range(256)) * 4 * 1024 * 8  # 8 MiB
 TIMEOUTS = Timeouts(connect=LIMIT, read=LIMIT, write=LIMIT, pool=LIMIT, total=2 * LIMIT)
-
-
-@pytest.fixture
-def anyio_backend() -> Any:
-    """Run on asyncio, if nothing else is said."""
-    return BACKENDS[0]
 
 
 async def send(engine: Engine, url: str, target: bytes, **request: Any) -> tuple[Response, bytes]:
@@ -124,7 +116,7 @@ def server(request: pytest.FixtureRequest) -> Iterator[str]:
         yield url
 
 
-@on_both
+@both_loops
 async def test_python_server_answers(server: str) -> None:
     """All kinds of responses come over one connection, one after the other."""
     async with running() as engine:
@@ -148,7 +140,7 @@ async def test_python_server_answers(server: str) -> None:
         assert_quiet(engine)
 
 
-@on_both
+@both_loops
 async def test_python_server_takes_a_body(server: str) -> None:
     """Bodies small and large, of known length and in chunks, arrive as they were sent."""
     async with running() as engine:
@@ -179,7 +171,7 @@ async def test_python_server_says_continue(server: str) -> None:
     assert said == [100, 100]
 
 
-@on_both
+@both_loops
 async def test_python_server_closes(server: str) -> None:
     """``Connection: close`` is heeded, and the next request has a new connection."""
     async with running() as engine:
@@ -189,7 +181,7 @@ async def test_python_server_closes(server: str) -> None:
             assert engine.statistics().idle == 0
 
 
-@on_both
+@both_loops
 async def test_python_server_refuses_a_body(server: str, request: pytest.FixtureRequest) -> None:
     """A refusal comes through although the body has not been sent to its end; the next request is not affected."""
     # From Python 3.12 on, hypercorn does not stop while more than its queue holds was left unread.
@@ -210,7 +202,7 @@ async def test_python_server_breaks_off(server: str) -> None:
         assert engine.statistics().origins[server].opened == 2
 
 
-@on_both
+@both_loops
 async def test_python_server_with_many_callers(server: str) -> None:
     """Many requests at a time share a few connections, and each has its own answer."""
 
@@ -257,7 +249,7 @@ def nginx(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]
 
 
 @needs_nginx
-@on_both
+@both_loops
 async def test_nginx_answers(nginx: tuple[str, Path]) -> None:
     """Files, redirects, nothing at all, the head alone, and what has not changed: each response ends where it should."""
     url, _ = nginx
@@ -280,7 +272,7 @@ async def test_nginx_answers(nginx: tuple[str, Path]) -> None:
 
 
 @needs_nginx
-@on_both
+@both_loops
 async def test_nginx_compresses(nginx: tuple[str, Path]) -> None:
     """A compressed body comes in chunks and is passed on as it is; the connection is used again."""
     url, _ = nginx
@@ -295,7 +287,7 @@ async def test_nginx_compresses(nginx: tuple[str, Path]) -> None:
 
 
 @needs_nginx
-@on_both
+@both_loops
 async def test_nginx_limits_requests_per_connection(nginx: tuple[str, Path]) -> None:
     """A server that closes each connection after three requests is nobody's trouble."""
     url, _ = nginx
@@ -319,7 +311,7 @@ async def test_f7_nginx_says_how_long_it_waits(nginx: tuple[str, Path]) -> None:
 
 
 @needs_nginx
-@on_both
+@both_loops
 @pytest.mark.parametrize("expect", [False, True])
 @pytest.mark.parametrize("chunked", [False, True])
 async def test_nginx_takes_a_large_upload(nginx: tuple[str, Path], chunked: bool, expect: bool) -> None:
@@ -346,7 +338,7 @@ async def test_nginx_takes_a_large_upload(nginx: tuple[str, Path], chunked: bool
 
 
 @needs_nginx
-@on_both
+@both_loops
 @pytest.mark.parametrize("expect", [False, True])
 @pytest.mark.parametrize("chunked", [False, True])
 async def test_i2_nginx_refuses_an_upload(nginx: tuple[str, Path], chunked: bool, expect: bool) -> None:
@@ -369,7 +361,7 @@ async def test_i2_nginx_refuses_an_upload(nginx: tuple[str, Path], chunked: bool
 
 
 @needs_nginx
-@on_both
+@both_loops
 async def test_nginx_in_front_of_uvicorn(nginx: tuple[str, Path]) -> None:
     """What another server answers through nginx comes through: chunks, large bodies, and one that breaks off."""
     url, _ = nginx

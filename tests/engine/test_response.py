@@ -9,21 +9,21 @@ from typing import Any
 
 import pytest
 
-from fastapi_httpx_pool.engine import ConnectOptions, Engine, Limits
+from fastapi_httpx_pool.engine import ConnectOptions, Limits
 from fastapi_httpx_pool.events import ConnectionClosed
 from fastapi_httpx_pool.exceptions import ReadError, RemoteProtocolError
 from fastapi_httpx_pool.messages import Response
 from tests.support.bodies import PIECE, TIGHT, reached, tighten
 from tests.support.engines import (
-    BACKENDS,
     LIMIT,
     Events,
     assert_quiet,
+    both_loops,
     fetch,
     pool_of,
     read,
-    request_to,
     running,
+    unread,
     until,
 )
 from tests.support.tls import Authority
@@ -32,25 +32,11 @@ from tests.support.watched import Watched
 
 pytestmark = pytest.mark.anyio
 
-both_loops = pytest.mark.parametrize("anyio_backend", BACKENDS, ids=["asyncio", "uvloop"])
-
 LARGE = PIECE * 256
 """4 MiB: more than all buffers on the way."""
 BOUND = 1024 * 1024
 """Bytes of a response that may be on their way to nobody, if the kernels hold little."""
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
-
-
-@pytest.fixture
-def anyio_backend() -> Any:
-    """Run on asyncio, and what is marked so on uvloop too."""
-    return BACKENDS[0]
-
-
-async def get(engine: Engine, url: str, **request: Any) -> Response:
-    """Return a response unread."""
-    async with asyncio.timeout(LIMIT):
-        return await engine(request_to(url, **request))
 
 
 def saying(*said: bytes, then: str = "wait") -> Script:
@@ -121,7 +107,7 @@ class TestEarlyRelease:
             async with running(Limits(max_connections=1)) as engine:
                 responses = []
                 for _ in range(3):
-                    responses.append(await get(engine, upstream.url))
+                    responses.append(await unread(engine, upstream.url))
                     assert_quiet(engine)
                     assert engine.statistics().idle == 1
                 assert [await read(response) for response in responses] == [b"small"] * 3
@@ -132,12 +118,12 @@ class TestEarlyRelease:
         """Likewise where there is nothing to read."""
         with scripted(answering(b"HTTP/1.1 204 No Content\r\n\r\n")) as upstream:
             async with running() as engine:
-                response = await get(engine, upstream.url)
+                response = await unread(engine, upstream.url)
                 assert engine.statistics().idle == 1
                 assert await read(response) == b""
         with scripted(answering(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n")) as upstream:
             async with running() as engine:
-                response = await get(engine, upstream.url, method=b"HEAD")
+                response = await unread(engine, upstream.url, method=b"HEAD")
                 assert engine.statistics().idle == 1
                 assert await read(response) == b""
 
@@ -149,7 +135,7 @@ class TestEarlyRelease:
         with scripted(script) as upstream:
             async with running() as engine:
                 script.step()
-                waiting = asyncio.create_task(get(engine, upstream.url))
+                waiting = asyncio.create_task(unread(engine, upstream.url))
                 script.step()
                 response = await waiting
                 await until(lambda: engine.statistics().idle)
@@ -165,7 +151,7 @@ class TestEarlyRelease:
         with scripted(script) as upstream:
             async with running(observer=events) as engine:
                 script.step()
-                response = await get(engine, upstream.url)
+                response = await unread(engine, upstream.url)
                 assert engine.statistics().active == 1
                 script.step()
                 await until(lambda: engine.statistics().idle)
@@ -205,7 +191,7 @@ class TestBackPressure:
         options = replace(TIGHT, ssl_context=authority.client())
         with scripted(script, authority.server() if secure else None) as upstream:
             async with running(options=options) as engine:
-                response = await get(engine, upstream.url)
+                response = await unread(engine, upstream.url)
                 await reached(stuck)
                 assert sent <= BOUND
                 assert engine.statistics().active == 1
@@ -222,7 +208,7 @@ class TestBackPressure:
         """A reader that takes its time after each chunk never finds more than the bound."""
         with scripted(answering(ok(LARGE))) as upstream:
             async with running(options=TIGHT) as engine:
-                response = await get(engine, upstream.url)
+                response = await unread(engine, upstream.url)
                 total = 0
                 async for chunk in response.body:
                     assert len(chunk) <= 64 * 1024 + 256 * 1024
@@ -236,7 +222,7 @@ class TestBackPressure:
         script = Watched(answering(ok(LARGE), times=1))
         with scripted(script) as upstream:
             async with running() as engine:
-                response = await get(engine, upstream.url)
+                response = await unread(engine, upstream.url)
                 (connection,) = pool_of(engine)._connections
                 await until(lambda: not connection._reading)
                 assert next(iter(pool_of(engine)._exchanges)).described == "response never closed"
@@ -251,7 +237,7 @@ class TestBackPressure:
         with scripted(script) as upstream:
             async with running() as engine:
                 script.step()
-                response = await get(engine, upstream.url)
+                response = await unread(engine, upstream.url)
                 (connection,) = pool_of(engine)._connections
                 await until(lambda: not connection._reading)
                 script.step()
@@ -263,7 +249,7 @@ class TestBackPressure:
         """What waits to be read can be read although the connection has gone."""
         with scripted(answering(ok(LARGE), times=1)) as upstream:
             async with running() as engine:
-                response = await get(engine, upstream.url)
+                response = await unread(engine, upstream.url)
                 (connection,) = pool_of(engine)._connections
                 await until(lambda: not connection._reading)
                 await engine.aclose()
@@ -279,7 +265,7 @@ class TestBackPressure:
         with scripted(script) as upstream:
             async with running() as engine:
                 script.step()
-                response = await get(engine, upstream.url)
+                response = await unread(engine, upstream.url)
                 script.step()
                 script.step()
                 await until(lambda: engine.statistics().idle)
@@ -297,7 +283,7 @@ class TestClosing:
         script, events = Watched(saying(ok(LARGE)[:1000])), Events()
         with scripted(script) as upstream:
             async with running(Limits(max_connections=1), observer=events) as engine:
-                response = await get(engine, upstream.url)
+                response = await unread(engine, upstream.url)
                 if read_some:
                     assert await anext(aiter(response.body))
                 with pytest.raises(StopIteration):
@@ -312,7 +298,7 @@ class TestClosing:
         """A complete response that is closed unread is not mistaken for an empty one; its connection stays."""
         with scripted(answering(ok(b"small"))) as upstream:
             async with running() as engine:
-                response = await get(engine, upstream.url)
+                response = await unread(engine, upstream.url)
                 await response.aclose()
                 assert engine.statistics().idle == 1
                 with pytest.raises(ReadError, match="the response was closed before it had been read"):
@@ -322,14 +308,14 @@ class TestClosing:
         """Closing again does nothing, and neither does closing what has been read."""
         with scripted(answering(ok(b"small"))) as upstream:
             async with running() as engine:
-                response = await get(engine, upstream.url)
+                response = await unread(engine, upstream.url)
                 assert b"".join([chunk async for chunk in response.body]) == b"small"
                 for _ in range(3):
                     await response.aclose()
                     assert engine.statistics().idle == 1
                 with pytest.raises(StopAsyncIteration):
                     await anext(aiter(response.body))
-                other = await get(engine, upstream.url)  # on the same connection
+                other = await unread(engine, upstream.url)  # on the same connection
                 await response.aclose()
                 assert await read(other) == b"small"
 
@@ -339,9 +325,9 @@ class TestClosing:
         with scripted(script) as upstream:
             async with running(Limits(max_connections=1)) as engine:
                 script.step()
-                response = await get(engine, upstream.url)
+                response = await unread(engine, upstream.url)
                 await response.aclose()
-                other = await get(engine, upstream.url)
+                other = await unread(engine, upstream.url)
                 await response.aclose()
                 assert engine.statistics().idle == 1
                 assert await read(other) == b"next"
@@ -351,7 +337,7 @@ class TestClosing:
         """A reader is told when another task closes the response."""
         with scripted(saying(CHUNKED, b"5\r\nhello\r\n")) as upstream:
             async with running() as engine:
-                response = await get(engine, upstream.url)
+                response = await unread(engine, upstream.url)
                 chunks = aiter(response.body)
                 received = await anext(chunks)
                 reading = asyncio.create_task(next_of(chunks))
@@ -369,7 +355,7 @@ class TestClosing:
         with scripted(script) as upstream:
             async with running() as engine:
                 script.step()
-                response = await get(engine, upstream.url)
+                response = await unread(engine, upstream.url)
                 first = asyncio.create_task(read(response))
                 await until(lambda: next(iter(pool_of(engine)._exchanges))._waiting is not None)
                 with pytest.raises(RuntimeError, match="two tasks read the same response; it comes only once"):
@@ -382,7 +368,7 @@ class TestClosing:
         """It is its own iterator: nothing has to be finalized by the loop."""
         with scripted(answering(ok())) as upstream:
             async with running() as engine:
-                response = await get(engine, upstream.url)
+                response = await unread(engine, upstream.url)
                 chunks: object = aiter(response.body)
                 assert chunks is response.body
                 assert not hasattr(response.body, "athrow")
@@ -395,7 +381,7 @@ class TestClosing:
         with scripted(script) as upstream:
             async with running() as engine:
                 script.step()
-                response = await get(engine, upstream.url)
+                response = await unread(engine, upstream.url)
                 with pytest.raises(TimeoutError):
                     await asyncio.wait_for(anext(aiter(response.body)), 0.02)
                 script.step()
@@ -441,7 +427,7 @@ class TestEnds:
         with scripted(script) as upstream:
             async with running() as engine:
                 script.step()
-                response = await get(engine, upstream.url)
+                response = await unread(engine, upstream.url)
                 chunks = aiter(response.body)
                 assert await anext(chunks) == b"hello"
                 script.step()
@@ -486,7 +472,7 @@ class TestEnds:
         with scripted(saying(said, then="close"), authority.server() if secure else None) as upstream:
             async with running(options=ConnectOptions(ssl_context=authority.client()), retry=False) as engine:
                 with pytest.raises(RemoteProtocolError, match=text):
-                    await read_into(chunks, await get(engine, upstream.url))
+                    await read_into(chunks, await unread(engine, upstream.url))
                 assert b"".join(chunks) == said.partition(b"hel")[1] + said.partition(b"hel")[2].partition(b"\r")[0]
                 assert_quiet(engine)
                 (origin,) = engine.statistics().origins.values()
@@ -499,7 +485,7 @@ class TestEnds:
         with scripted(script) as upstream:
             async with running() as engine:
                 script.step()
-                response = await get(engine, upstream.url)
+                response = await unread(engine, upstream.url)
                 script.step()
                 await until(lambda: not engine.statistics().active)
                 chunks = aiter(response.body)
@@ -523,7 +509,7 @@ class TestEnds:
                 script.step()
                 script.step()
                 with pytest.raises(ReadError):
-                    await get(engine, upstream.url)
+                    await unread(engine, upstream.url)
                 assert_quiet(engine)
                 assert engine.statistics().origins[upstream.url].failures == {"ReadError": 1}
 
@@ -534,7 +520,7 @@ class TestEnds:
         with scripted(script) as upstream:
             async with running() as engine:
                 script.step()
-                response = await get(engine, upstream.url)
+                response = await unread(engine, upstream.url)
                 chunks = aiter(response.body)
                 assert await anext(chunks) == b"hello"
                 script.step()
@@ -548,7 +534,7 @@ class TestEnds:
         """What happens to the connection after the last byte is not the response's business."""
         with scripted(answering(ok(b"small"), times=1)) as upstream:
             async with running() as engine:
-                response = await get(engine, upstream.url)
+                response = await unread(engine, upstream.url)
                 await until(lambda: not engine.statistics().idle)
                 assert await read(response) == b"small"
 
@@ -583,7 +569,7 @@ class TestHead:
         """The version, the reason as sent, and a look at the connection."""
         with scripted(answering(b"HTTP/1.0 200 \xe9t\xe9\r\nContent-Length: 0\r\n\r\n", times=1)) as upstream:
             async with running() as engine:
-                response = await get(engine, upstream.url)
+                response = await unread(engine, upstream.url)
                 assert response.extensions["http_version"] == b"HTTP/1.0"
                 assert response.extensions["reason_phrase"] == b"\xe9t\xe9"
                 assert "trailers" not in response.extensions
@@ -595,7 +581,7 @@ class TestHead:
         authority = Authority()
         with scripted(answering(ok()), authority.server()) as upstream:
             async with running(options=ConnectOptions(ssl_context=authority.client())) as engine:
-                response = await get(engine, upstream.url)
+                response = await unread(engine, upstream.url)
                 stream = response.extensions["network_stream"]
                 assert stream.get_extra_info("server_addr") == ("127.0.0.1", upstream.port)
                 assert stream.get_extra_info("client_addr")[0] == "127.0.0.1"
@@ -612,7 +598,7 @@ class TestHead:
         with scripted(script) as upstream:
             async with running() as engine:
                 script.step()
-                response = await get(engine, upstream.url)
+                response = await unread(engine, upstream.url)
                 stream = response.extensions["network_stream"]
                 assert stream.get_extra_info("is_readable") is False
                 script.step()
@@ -626,7 +612,7 @@ class TestHead:
         with scripted(script) as upstream:
             async with running() as engine:
                 script.step()
-                response = await get(engine, upstream.url)
+                response = await unread(engine, upstream.url)
                 assert response.extensions["trailers"] == []
                 script.step()
                 assert await read(response) == b"hello"
@@ -651,7 +637,7 @@ class TestHead:
 
         with scripted(script) as upstream:
             async with running() as engine:
-                response = await get(engine, upstream.url, extensions={"informational": tell})
+                response = await unread(engine, upstream.url, extensions={"informational": tell})
                 assert response.status == 200
                 assert response.headers == [(b"Content-Length", b"5"), (b"X-Final", b"1")]
                 assert await read(response) == b"final"
@@ -674,7 +660,7 @@ class TestHead:
         with scripted(saying(b"HTTP/1.1 103 Early Hints\r\n\r\n")) as upstream:
             async with running() as engine:
                 with pytest.raises(ZeroDivisionError):
-                    await get(engine, upstream.url, extensions={"informational": tell})
+                    await unread(engine, upstream.url, extensions={"informational": tell})
                 assert_quiet(engine)
                 assert engine.statistics().origins[upstream.url].closed == {"callback failed": 1}
 
@@ -688,14 +674,14 @@ class TestHead:
         with scripted(saying(b"HTTP/1.1 103 Early Hints\r\n\r\n")) as upstream:
             async with running() as engine:
                 with pytest.raises(ReadError, match="the pool was closed"):
-                    await get(engine, upstream.url, extensions={"informational": tell})
+                    await unread(engine, upstream.url, extensions={"informational": tell})
 
     async def test_too_many_informational_responses(self) -> None:
         """Their number is limited."""
         with scripted(saying(b"HTTP/1.1 102 Processing\r\n\r\n" * 21 + ok())) as upstream:
             async with running() as engine:
                 with pytest.raises(RemoteProtocolError, match="more than 20 informational"):
-                    await get(engine, upstream.url)
+                    await unread(engine, upstream.url)
                 assert_quiet(engine)
 
 
@@ -704,7 +690,7 @@ async def test_states_in_a_report() -> None:
     script = Stepwise(CHUNKED, b"5\r\nhello\r\n", b"0\r\n\r\n")
     with scripted(script) as upstream:
         async with running() as engine:
-            task = asyncio.create_task(get(engine, upstream.url))
+            task = asyncio.create_task(unread(engine, upstream.url))
             await until(lambda: pool_of(engine)._exchanges if engine._pools else None)
             (exchange,) = pool_of(engine)._exchanges
             assert exchange.described == "connecting"
@@ -736,10 +722,10 @@ async def test_a_body_that_is_there_is_taken_whole() -> None:
 
     with scripted(script) as upstream:
         async with running() as engine:
-            whole = await get(engine, upstream.url)
+            whole = await unread(engine, upstream.url)
             body: Any = whole.body
             assert (body.take_whole(), body.take_whole()) == (b"hello", b"")
-            begun = await get(engine, upstream.url)
+            begun = await unread(engine, upstream.url)
             body = begun.body
             assert body.take_whole() == b""
             go_on.set()

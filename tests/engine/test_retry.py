@@ -12,10 +12,10 @@ from fastapi_httpx_pool.engine import Limits
 from fastapi_httpx_pool.events import ConnectionClosed, ConnectionOpened, ExchangeEnded
 from fastapi_httpx_pool.exceptions import ConnectError, ReadError, ReadTimeout, RemoteProtocolError, TransportError
 from fastapi_httpx_pool.messages import Timeouts
-from tests.support.engines import BACKENDS, LIMIT, Events, assert_quiet, fetch, pool_of, running, turn
+from tests.support.engines import LIMIT, Events, assert_quiet, both_loops, fetch, pool_of, running, turn
 from tests.support.upstream import Connection, Upstream, ok, scripted
 
-pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("anyio_backend", BACKENDS, ids=["asyncio", "uvloop"])]
+pytestmark = [pytest.mark.anyio, both_loops]
 
 
 class Dying:

@@ -14,10 +14,10 @@ from fastapi_httpx_pool.engine import ConnectOptions, Engine, Limits
 from fastapi_httpx_pool.events import ConnectionClosed
 from fastapi_httpx_pool.exceptions import LocalProtocolError, RemoteProtocolError
 from tests.support.engines import (
-    BACKENDS,
     LIMIT,
     Events,
     assert_quiet,
+    both_loops,
     fetch,
     pool_of,
     read,
@@ -26,24 +26,12 @@ from tests.support.engines import (
     until,
 )
 from tests.support.tls import Authority
-from tests.support.upstream import Connection, Script, answering, ok, scripted
+from tests.support.upstream import Connection, Script, answering, answering_together, ok, scripted
 
 pytestmark = pytest.mark.anyio
 
 POISON = ok(b"POISON")
 GOOD = ok(b"GOOD")
-
-
-@pytest.fixture
-def anyio_backend() -> Any:
-    """Run on asyncio; poisoning, below, on uvloop too."""
-    return BACKENDS[0]
-
-
-@pytest.fixture(scope="module")
-def authority() -> Authority:
-    """Return a certificate authority."""
-    return Authority()
 
 
 # F2: what is left on a connection is nobody's response.
@@ -70,7 +58,7 @@ class Poisoned:
         answering(GOOD)(connection)
 
 
-@pytest.mark.parametrize("anyio_backend", BACKENDS, ids=["asyncio", "uvloop"])
+@both_loops
 @pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])
 class TestPoisoning:
     """The next caller gets its own answer, whatever came before it and however."""
@@ -271,7 +259,7 @@ async def test_f11_answer_before_the_end_of_the_upload() -> None:
             assert await fetch(engine, upstream.url) == b"GOOD"
 
 
-@pytest.mark.parametrize("anyio_backend", BACKENDS, ids=["asyncio", "uvloop"])
+@both_loops
 async def test_f11_server_says_no_more() -> None:
     """A server that has answered and closed its side is sent the rest, and nothing else after it."""
     sent, read_all = asyncio.Event(), threading.Event()
@@ -369,7 +357,7 @@ async def test_f4_line_break_behind_the_response() -> None:
             assert (await events.wait_for(ConnectionClosed))[0].reason == "unsolicited"
 
 
-@pytest.mark.parametrize("anyio_backend", BACKENDS, ids=["asyncio", "uvloop"])
+@both_loops
 @pytest.mark.parametrize("secure", [False, True], ids=["plain", "tls"])
 @pytest.mark.parametrize("how", ["close", "reset"])
 async def test_f5_server_closes(authority: Authority, how: str, *, secure: bool) -> None:
@@ -475,15 +463,8 @@ async def test_f8_none() -> None:
 
 async def test_f8_oldest_first_and_lazily() -> None:
     """Idle connections beyond the limit are kept for a moment, then the oldest are closed."""
-    barrier, events = threading.Barrier(6), Events()
-
-    def script(connection: Connection) -> None:
-        connection.read_request()
-        barrier.wait(LIMIT)
-        connection.send(ok())
-        answering(ok())(connection)
-
-    with scripted(script) as upstream:
+    events = Events()
+    with scripted(answering_together(6, ok())) as upstream:
         async with running(Limits(max_idle=2), observer=events) as engine:
             await asyncio.gather(*(fetch(engine, upstream.url) for _ in range(6)))
             assert engine.statistics().idle == 6
@@ -495,15 +476,7 @@ async def test_f8_oldest_first_and_lazily() -> None:
 
 async def test_f8_no_limit() -> None:
     """Without a limit all are kept, and nothing is scheduled to look after them."""
-    barrier = threading.Barrier(30)
-
-    def script(connection: Connection) -> None:
-        connection.read_request()
-        barrier.wait(LIMIT)
-        connection.send(ok())
-        connection.read_head()
-
-    with scripted(script) as upstream:
+    with scripted(answering_together(30, ok())) as upstream:
         async with running(Limits(max_idle=None)) as engine:
             await asyncio.gather(*(fetch(engine, upstream.url) for _ in range(30)))
             assert engine.statistics().idle == 30
@@ -570,15 +543,7 @@ async def test_lifetime_ends_before_the_expiry() -> None:
 
 async def test_lifetimes_differ() -> None:
     """Connections opened together do not all end together."""
-    barrier = threading.Barrier(8)
-
-    def script(connection: Connection) -> None:
-        connection.read_request()
-        barrier.wait(LIMIT)
-        connection.send(ok())
-        connection.read_head()
-
-    with scripted(script) as upstream:
+    with scripted(answering_together(8, ok())) as upstream:
         async with running(Limits(lifetime=100.0)) as engine:
             await asyncio.gather(*(fetch(engine, upstream.url) for _ in range(8)))
             lives = [connection.ends - connection.since for connection in pool_of(engine)._connections]

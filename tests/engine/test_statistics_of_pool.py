@@ -15,19 +15,13 @@ from fastapi_httpx_pool.engine import Engine, Limits, OriginStatistics, PoolStat
 from fastapi_httpx_pool.events import ConnectionClosed, ConnectionOpened, Event, ExchangeEnded, RequestQueued
 from fastapi_httpx_pool.exceptions import ConnectError, ReadTimeout, RemoteProtocolError
 from fastapi_httpx_pool.messages import Origin, Request, Timeouts
-from tests.support.engines import BACKENDS, LIMIT, Events, fetch, origin_of, pool_of, read, request_to, running, turn
+from tests.support.engines import LIMIT, Events, fetch, origin_of, pool_of, read, request_to, running, turn
 from tests.support.ports import free_port
 from tests.support.recording import RecordingUpstream
 from tests.support.upstream import Connection, Script, answering, ok, scripted
 from tests.support.watched import Held
 
 pytestmark = pytest.mark.anyio
-
-
-@pytest.fixture
-def anyio_backend() -> Any:
-    """Run on asyncio."""
-    return BACKENDS[0]
 
 
 # Snapshots.

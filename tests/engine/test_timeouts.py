@@ -3,30 +3,29 @@
 import asyncio
 import threading
 import time
-from typing import Any
 
 import pytest
 
-from fastapi_httpx_pool.engine import Engine, Limits
+from fastapi_httpx_pool.engine import Limits
 from fastapi_httpx_pool.exceptions import ReadTimeout, TotalTimeout
-from fastapi_httpx_pool.messages import Response, Timeouts
+from fastapi_httpx_pool.messages import Timeouts
 from tests.support.bodies import Source, for_ever
 from tests.support.engines import (
-    BACKENDS,
     LIMIT,
     assert_quiet,
+    both_loops,
     fetch,
     pool_of,
     read,
-    request_to,
     running,
     turn,
+    unread,
     until,
 )
 from tests.support.ports import deaf_port
 from tests.support.upstream import Connection, Script, answering, ok, scripted
 
-pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("anyio_backend", BACKENDS, ids=["asyncio", "uvloop"])]
+pytestmark = [pytest.mark.anyio, both_loops]
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n"
 STEP = 0.05
@@ -35,12 +34,6 @@ SHORT = 0.15
 """Seconds: longer than a step, shorter than some; for limits that are to be reached."""
 ENOUGH = 0.6
 """Seconds: longer than an answer takes, even on a busy machine; for limits that are not."""
-
-
-async def get(engine: Engine, url: str, **request: Any) -> Response:
-    """Return a response unread."""
-    async with asyncio.timeout(LIMIT):
-        return await engine(request_to(url, **request))
 
 
 def hanging(said: bytes = b"") -> Script:
@@ -82,7 +75,7 @@ async def test_read_limit_before_the_head(limit: float, said: bytes) -> None:
     with scripted(hanging(said)) as upstream:
         async with running(Limits(max_connections=1)) as engine:
             with pytest.raises(ReadTimeout, match=f"the server sent nothing for {limit:g} s"):
-                await get(engine, upstream.url, timeouts=Timeouts(read=limit))
+                await unread(engine, upstream.url, timeouts=Timeouts(read=limit))
             assert_quiet(engine)
             origin = engine.statistics().origins[upstream.url]
             assert (origin.closed, origin.failures) == ({"timeout": 1}, {"ReadTimeout": 1})
@@ -93,7 +86,7 @@ async def test_read_limit_in_the_body() -> None:
     """Likewise in the middle of a body, after what has come."""
     with scripted(hanging(HEAD + b"hello")) as upstream:
         async with running(Limits(max_connections=1)) as engine:
-            response = await get(engine, upstream.url, timeouts=Timeouts(read=ENOUGH))
+            response = await unread(engine, upstream.url, timeouts=Timeouts(read=ENOUGH))
             chunks = aiter(response.body)
             assert await anext(chunks) == b"hello"
             with pytest.raises(ReadTimeout):
@@ -144,7 +137,7 @@ async def test_read_limit_waits_for_a_reader() -> None:
 
     with scripted(script) as upstream:
         async with running() as engine:
-            response = await get(engine, upstream.url, timeouts=Timeouts(read=ENOUGH))
+            response = await unread(engine, upstream.url, timeouts=Timeouts(read=ENOUGH))
             await asyncio.sleep(ENOUGH + STEP)
             go_on.set()
             assert await read(response) == b"x" * 100
@@ -174,7 +167,7 @@ async def test_read_limit_runs_after_the_upload() -> None:
     with scripted(hanging()) as upstream:
         async with running() as engine:
             with pytest.raises(ReadTimeout):
-                await get(engine, upstream.url, body=Source([b"all"]), timeouts=Timeouts(read=STEP))
+                await unread(engine, upstream.url, body=Source([b"all"]), timeouts=Timeouts(read=STEP))
             assert_quiet(engine)
 
 
@@ -248,9 +241,9 @@ async def test_total_limit_in_the_queue() -> None:
     """It runs while a request waits for its turn."""
     with scripted(hanging(HEAD)) as upstream:
         async with running(Limits(max_connections=1)) as engine:
-            response = await get(engine, upstream.url)
+            response = await unread(engine, upstream.url)
             with pytest.raises(TotalTimeout):
-                await get(engine, upstream.url, timeouts=Timeouts(total=STEP))
+                await unread(engine, upstream.url, timeouts=Timeouts(total=STEP))
             assert engine.statistics().queued == 0
             await response.aclose()
             assert_quiet(engine)
@@ -261,7 +254,7 @@ async def test_total_limit_while_connecting() -> None:
     with deaf_port() as port:
         async with running() as engine:
             with pytest.raises(TotalTimeout):
-                await get(engine, f"http://127.0.0.1:{port}", timeouts=Timeouts(total=STEP))
+                await unread(engine, f"http://127.0.0.1:{port}", timeouts=Timeouts(total=STEP))
             assert_quiet(engine)
 
 
@@ -271,7 +264,7 @@ async def test_total_limit_while_the_body_is_made() -> None:
     with scripted(hanging()) as upstream:
         async with running() as engine:
             with pytest.raises(TotalTimeout):
-                await get(engine, upstream.url, body=source, timeouts=Timeouts(total=STEP))
+                await unread(engine, upstream.url, body=source, timeouts=Timeouts(total=STEP))
             assert source.closed
             assert_quiet(engine)
 
@@ -281,7 +274,7 @@ async def test_total_limit_while_two_wait() -> None:
     source = Source([b"begun"], for_ever)
     with scripted(hanging(HEAD + b"hello")) as upstream:
         async with running() as engine:
-            response = await get(
+            response = await unread(
                 engine, upstream.url, body=source, timeouts=Timeouts(total=ENOUGH, write=5.0, read=5.0)
             )
             chunks = aiter(response.body)
@@ -297,7 +290,7 @@ async def test_total_limit_that_passes_unnoticed() -> None:
     """If nobody waits when it is over, who reads on gets what has come, and then the error, without waiting."""
     with scripted(hanging(HEAD + b"hello")) as upstream:
         async with running() as engine:
-            response = await get(engine, upstream.url, timeouts=Timeouts(total=ENOUGH))
+            response = await unread(engine, upstream.url, timeouts=Timeouts(total=ENOUGH))
             await asyncio.sleep(ENOUGH + STEP)
             chunks = aiter(response.body)
             assert await anext(chunks) == b"hello"
@@ -311,7 +304,7 @@ async def test_total_limit_does_not_reach_beyond_the_last_byte() -> None:
     """A complete response can be read whenever."""
     with scripted(answering(ok(b"there"))) as upstream:
         async with running() as engine:
-            response = await get(engine, upstream.url, timeouts=Timeouts(total=ENOUGH, read=ENOUGH))
+            response = await unread(engine, upstream.url, timeouts=Timeouts(total=ENOUGH, read=ENOUGH))
             await asyncio.sleep(ENOUGH + STEP)
             assert await read(response) == b"there"
             assert await fetch(engine, upstream.url) == b"there"

@@ -25,10 +25,10 @@ from tests.support.connecting import (
     open_sockets,
 )
 from tests.support.engines import (
-    BACKENDS,
     LIMIT,
     Events,
     assert_quiet,
+    both_loops,
     fetch,
     read,
     request_to,
@@ -40,21 +40,7 @@ from tests.support.upstream import Connection, answering, ok, scripted
 
 pytestmark = pytest.mark.anyio
 
-on_both = pytest.mark.parametrize("anyio_backend", BACKENDS, ids=["asyncio", "uvloop"])
-
 LONG_AGO = dt.datetime(2001, 1, 1, tzinfo=dt.UTC)
-
-
-@pytest.fixture
-def anyio_backend() -> Any:
-    """Run on asyncio, if nothing else is said."""
-    return BACKENDS[0]
-
-
-@pytest.fixture(scope="module")
-def authority() -> Authority:
-    """Return the certificate authority that clients trust."""
-    return Authority()
 
 
 def trusting(authority: Authority, **options: Any) -> ConnectOptions:
@@ -76,7 +62,7 @@ async def get(engine: Engine, host: bytes, port: int, **extensions: Any) -> byte
 # Whom it trusts.
 
 
-@on_both
+@both_loops
 async def test_j6_server_of_a_trusted_authority(authority: Authority) -> None:
     """A server whose certificate is good is used, again and again; the response tells of its TLS."""
     with scripted(answering(ok()), authority.server()) as upstream:
@@ -106,7 +92,7 @@ FAULTS = {
 }
 
 
-@on_both
+@both_loops
 @needs_proc
 @pytest.mark.parametrize("fault", FAULTS)
 async def test_j1_server_that_cannot_be_trusted(authority: Authority, fault: str) -> None:
@@ -162,7 +148,7 @@ async def test_j1_client_certificate(authority: Authority) -> None:
     assert ("email", "client@example.com") in told[0]["subjectAltName"]
 
 
-@on_both
+@both_loops
 @pytest.mark.parametrize("certificate", ["none", "of another authority"])
 @pytest.mark.parametrize(
     ("version", "errors"),
@@ -223,7 +209,7 @@ async def test_j1_hello(
     assert [(hello.server_name, hello.protocols) for hello in greeted.hellos] == [(name, [b"http/1.1"])]
 
 
-@on_both
+@both_loops
 @pytest.mark.parametrize("extension", ["other.example", b"other.example"])
 async def test_j1_name_instead_of_the_hosts(authority: Authority, names: Names, extension: str | bytes) -> None:
     """The name that is asked for is the one that is verified; connections for another name are not shared."""
@@ -236,7 +222,7 @@ async def test_j1_name_instead_of_the_hosts(authority: Authority, names: Names, 
             assert upstream.accepted == 2
 
 
-@on_both
+@both_loops
 @pytest.mark.parametrize("name", [b"\xff\xfe", ".example", "a\0b", ".", "ab." * 86, "\u20ac" * 64], ids=ascii)
 async def test_b_names_that_are_none(authority: Authority, name: str | bytes) -> None:
     """A name that cannot be asked for is a ConnectError, whatever the TLS library makes of it."""
@@ -266,7 +252,7 @@ async def test_j1_host_is_verified(authority: Authority, names: Names, host: byt
 
 
 @needs_ipv6
-@on_both
+@both_loops
 async def test_j1_ipv6_address_is_verified(authority: Authority) -> None:
     """So is an IPv6 address."""
     for name, outcome in (("::1", b"ok"), ("::2", None)):
@@ -280,7 +266,7 @@ async def test_j1_ipv6_address_is_verified(authority: Authority) -> None:
                     await get(engine, b"::1", upstream.port)
 
 
-@on_both
+@both_loops
 async def test_j1_server_that_would_rather_speak_http2(authority: Authority) -> None:
     """A server that offers HTTP/2 first is spoken to in HTTP/1.1."""
     server = authority.server()
@@ -321,7 +307,7 @@ def test_j2_context_is_changed_only_once(authority: Authority) -> None:
     assert context.changed == 1
 
 
-@on_both
+@both_loops
 @needs_proc
 async def test_context_that_somebody_else_changes(authority: Authority) -> None:
     """HTTP/2, chosen because another client has changed the shared context, is an error and no garbage."""
@@ -374,7 +360,7 @@ class Failing:
             self.left.set()
 
 
-@on_both
+@both_loops
 @needs_proc
 @pytest.mark.parametrize("way", ["end", "reset", "garbage", "alert"])
 async def test_b_handshake_fails(authority: Authority, way: str) -> None:
@@ -394,7 +380,7 @@ async def test_b_handshake_fails(authority: Authority, way: str) -> None:
         assert errors.contexts == []
 
 
-@on_both
+@both_loops
 @needs_proc
 @pytest.mark.parametrize("way", ["silent", "half"])
 async def test_b_handshake_stalls(authority: Authority, way: str) -> None:
@@ -411,7 +397,7 @@ async def test_b_handshake_stalls(authority: Authority, way: str) -> None:
         assert errors.contexts == []
 
 
-@on_both
+@both_loops
 @needs_proc
 @pytest.mark.parametrize("way", ["silent", "half"])
 async def test_h2_cancelled_in_the_handshake(authority: Authority, way: str) -> None:
@@ -431,7 +417,7 @@ async def test_h2_cancelled_in_the_handshake(authority: Authority, way: str) -> 
         assert errors.contexts == []
 
 
-@on_both
+@both_loops
 @needs_proc
 async def test_h1_cancelled_at_every_turn(authority: Authority) -> None:
     """Wherever a new TLS connection is when its request is cancelled, it is closed and nothing is logged."""
@@ -459,7 +445,7 @@ async def fetch_once(authority: Authority, url: str) -> bytes:
         return await fetch(engine, url)
 
 
-@on_both
+@both_loops
 @needs_proc
 @pytest.mark.parametrize("end", ["raises", "is cancelled"])
 @pytest.mark.parametrize(
@@ -497,7 +483,7 @@ async def test_trace_that_ends_the_request(authority: Authority, step: str, end:
 # The end of a connection.
 
 
-@on_both
+@both_loops
 @needs_proc
 async def test_j3_server_that_never_says_goodbye(authority: Authority) -> None:
     """Closing does not wait for the server's side of TLS: it sees the end at once, and nothing stays open."""
@@ -527,7 +513,7 @@ async def test_j3_server_that_never_says_goodbye(authority: Authority) -> None:
     assert errors.contexts == []
 
 
-@on_both
+@both_loops
 @needs_proc
 @pytest.mark.parametrize("politely", [True, False])
 async def test_j5_idle_connection_that_the_server_closes(authority: Authority, politely: bool) -> None:
@@ -563,7 +549,7 @@ FAULTS_OF_A_BODY = {
 }
 
 
-@on_both
+@both_loops
 @needs_proc
 @pytest.mark.parametrize("fault", [*FAULTS_OF_A_BODY, "reset"])
 async def test_j4_tls_breaks_in_the_middle_of_a_body(authority: Authority, fault: str) -> None:
@@ -604,7 +590,7 @@ async def test_j4_large_certificate(authority: Authority) -> None:
         assert await fetch_once(authority, upstream.url) == b"ok"
 
 
-@on_both
+@both_loops
 async def test_j5_nothing_keeps_closed_connections_alive(authority: Authority) -> None:
     """The objects of TLS connections that were closed, by either side, are collected."""
     before = tls_objects()

@@ -16,9 +16,9 @@ from fastapi_httpx_pool.exceptions import ReadError, ReadTimeout, RemoteProtocol
 from fastapi_httpx_pool.messages import Timeouts
 from tests.support.bodies import Source, for_ever, reached
 from tests.support.engines import (
-    BACKENDS,
     LIMIT,
     assert_quiet,
+    both_loops,
     fetch,
     pool_of,
     read,
@@ -31,15 +31,9 @@ from tests.support.ports import free_port
 from tests.support.tls import Authority
 from tests.support.upstream import Connection, Script, answering, ok, scripted
 
-pytestmark = pytest.mark.anyio
+pytestmark = [pytest.mark.anyio, both_loops]
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
-
-
-@pytest.fixture(params=BACKENDS, ids=["asyncio", "uvloop"])
-def anyio_backend(request: pytest.FixtureRequest) -> Any:
-    """Run on both loops."""
-    return request.param
 
 
 class Recorder:

@@ -25,10 +25,10 @@ from fastapi_httpx_pool.exceptions import (
 from fastapi_httpx_pool.messages import Response, Timeouts
 from tests.support.bodies import PIECE, TIGHT, reached, tighten
 from tests.support.engines import (
-    BACKENDS,
     LIMIT,
     Events,
     assert_quiet,
+    both_loops,
     fetch,
     pool_of,
     read,
@@ -41,7 +41,7 @@ from tests.support.tls import Authority
 from tests.support.upstream import Connection, Script, answering, ok, scripted
 from tests.support.watched import Watched
 
-pytestmark = [pytest.mark.anyio, pytest.mark.parametrize("anyio_backend", BACKENDS, ids=["asyncio", "uvloop"])]
+pytestmark = [pytest.mark.anyio, both_loops]
 
 SWITCHING = b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n"
 ESTABLISHED = b"HTTP/1.1 200 Connection established\r\n\r\n"
@@ -448,7 +448,7 @@ class TestEnd:
                 reading = asyncio.create_task(tunnel.read(100))
                 writing = asyncio.create_task(tunnel.write(LARGE))
                 await turn(5)
-                await tunnel.aclose()
+                tunnel.close()
                 with pytest.raises(ReadError, match="closed"):
                     await reading
                 with pytest.raises(WriteError, match="closed"):
@@ -538,12 +538,6 @@ class TestEnd:
                 await tunnel.write(b"ping")
                 assert await read_exactly(tunnel, 4) == b"ping"
                 await response.aclose()
-
-
-@pytest.fixture(scope="module")
-def authority() -> Authority:
-    """Return a certificate authority."""
-    return Authority()
 
 
 def then_tls(context: ssl.SSLContext) -> Callable[[Connection], None]:

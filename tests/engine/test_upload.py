@@ -30,12 +30,13 @@ from tests.support.engines import (
     LIMIT,
     Events,
     assert_quiet,
+    both_loops,
     fetch,
     pool_of,
     read,
-    request_to,
     running,
     turn,
+    unread,
     until,
 )
 from tests.support.recording import RecordingUpstream
@@ -44,8 +45,6 @@ from tests.support.upstream import Connection, answering, ok, scripted
 
 pytestmark = pytest.mark.anyio
 
-both_loops = pytest.mark.parametrize("anyio_backend", BACKENDS, ids=["asyncio", "uvloop"])
-
 LARGE = PIECE * 512
 """8 MiB: more than all buffers on the way."""
 BOUND = 1024 * 1024
@@ -53,16 +52,9 @@ BOUND = 1024 * 1024
 REFUSAL = b"HTTP/1.1 413 Content Too Large\r\nContent-Length: 3\r\n\r\nbig"
 
 
-@pytest.fixture
-def anyio_backend() -> Any:
-    """Run on asyncio, and what is marked so on uvloop too."""
-    return BACKENDS[0]
-
-
 async def send(engine: Engine, url: str, **request: Any) -> Response:
     """Send a POST, and return its response unread."""
-    async with asyncio.timeout(LIMIT):
-        return await engine(request_to(url, method=b"POST", **request))
+    return await unread(engine, url, method=b"POST", **request)
 
 
 async def post(engine: Engine, url: str, **request: Any) -> bytes:

@@ -1,11 +1,8 @@
 """A client that leaves, at any stage, and one that reads slowly: the upstream notices, and its slot is free again."""
 
-import socket
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,14 +11,13 @@ from starlette.background import BackgroundTask
 
 from fastapi_httpx_pool import StreamingProxyResponse
 from tests.support.answers import ask, get, post, read_answer, read_chunk
+from tests.support.back_pressure import MEGABYTE, Firehose, kernel_holds, stingy_client
 from tests.support.ports import deaf_port
 from tests.support.raw_client import RawClient, raw_client
 from tests.support.recording import AppProbe
 from tests.support.stack import Stack, app_of
 from tests.support.stages import AT_ONCE, BEGUN, STAGES, HangingUpstream, one_slot, proxy_to
 from tests.support.upstream import LIMIT, Connection, ok, scripted
-
-MEGABYTE = 1024 * 1024
 
 
 @pytest.mark.parametrize("leaving", ["close", "reset"])
@@ -247,86 +243,23 @@ def test_f12_an_upstream_that_dies_frees_the_slot(every_stack: Stack, ending: st
         assert ask(port, get()).body == b"next"
 
 
-def kernel_buffers() -> int:
-    """Return how much two loopback connections may hold in the kernel."""
-    limits = [Path(f"/proc/sys/net/ipv4/tcp_{name}mem") for name in "rw"]
-    if not all(path.exists() for path in limits):
-        pytest.skip("reads the kernel's buffer limits from Linux's /proc")
-    return 2 * sum(int(path.read_text().split()[2]) for path in limits)
-
-
-class Firehose:
+class PausingFirehose(Firehose):
     """A script that pushes until the proxy takes no more, then waits for leave to push a little more and end."""
 
     def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self.pushed = 0
-        self.stalled = threading.Event()
+        super().__init__(limit)
         self.go_on = threading.Event()
 
-    def __call__(self, connection: Connection) -> None:
-        """Serve one connection."""
-        connection.read_request()
-        connection.send(b"HTTP/1.0 200 OK\r\n\r\n")
-        connection.sock.settimeout(1.0)
-        try:
-            self._push(connection.sock, self._limit)
-        except TimeoutError:
-            connection.sock.settimeout(LIMIT)
-            self.stalled.set()
-            self._end(connection)
-
-    def _end(self, connection: Connection) -> None:
+    def end(self, connection: Connection) -> None:
+        """Wait for leave, push a little more, and end the answer."""
         assert self.go_on.wait(LIMIT)
-        self._push(connection.sock, self.pushed + MEGABYTE)
-
-    def _push(self, sock: socket.socket, limit: int) -> None:
-        block = b"x" * 65536
-        while self.pushed < limit:
-            self.pushed += sock.send(block[: limit - self.pushed])
-
-
-class AbandonedFirehose(Firehose):
-    """
-    A script whose first connection pushes until the proxy takes no more, then waits until the proxy closes it.
-
-    It pushes no more, because that need not fail: while the proxy takes a last piece, the kernel
-    finds room for megabytes. Any other connection answers.
-    """
-
-    def __init__(self, limit: int) -> None:
-        super().__init__(limit)
-        self.closed = threading.Event()
-
-    def __call__(self, connection: Connection) -> None:
-        """Serve one connection."""
-        if connection.number:
-            connection.read_request()
-            connection.send(ok(b"next"))
-        else:
-            super().__call__(connection)
-
-    def _end(self, connection: Connection) -> None:
-        if connection.wait_until_closed():
-            self.closed.set()
-
-
-@contextmanager
-def stingy_client(port: int) -> Iterator[RawClient]:
-    """Connect for a block with a client whose kernel takes little before the client reads."""
-    client = RawClient.__new__(RawClient)
-    client._rest = b""
-    with socket.socket() as client.sock:
-        client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
-        client.sock.settimeout(LIMIT)
-        client.sock.connect(("127.0.0.1", port))
-        yield client
+        self.push(connection, self.pushed + MEGABYTE)
 
 
 @pytest.mark.timeout(90)
 def test_f13_a_slow_client_throttles_the_upstream(every_stack: Stack) -> None:
     """An upstream cannot push more at a client that reads nothing than the kernel and a few MiB hold."""
-    script = Firehose(kernel_buffers() + 8 * MEGABYTE)
+    script = PausingFirehose(kernel_holds(2) + 8 * MEGABYTE)
     with (
         scripted(script) as upstream,
         every_stack.proxying(upstream.url, one_slot(every_stack)) as port,
@@ -347,7 +280,7 @@ def test_f13_a_slow_client_throttles_the_upstream(every_stack: Stack) -> None:
 @pytest.mark.timeout(90)
 def test_f13_a_slow_client_that_leaves_frees_the_upstream(every_stack: Stack) -> None:
     """A client that leaves while the answer waits for it closes the upstream connection and frees its slot."""
-    script = AbandonedFirehose(kernel_buffers() + 8 * MEGABYTE)
+    script = Firehose(kernel_holds(2) + 8 * MEGABYTE)
     with (
         scripted(script) as upstream,
         every_stack.proxying(upstream.url, one_slot(every_stack)) as port,

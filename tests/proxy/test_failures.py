@@ -1,7 +1,6 @@
 """Upstreams that fail before the answer has begun: 502, 503 or 504, and nothing that tells of the inside."""
 
 import threading
-from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -10,31 +9,16 @@ import pytest
 from fastapi import Request
 
 from fastapi_httpx_pool import ClientNotStarted, StreamingProxyResponse, TimeoutSettings, get_client, named_client
-from tests.support.answers import Answer, ask, get, post, read_answer
+from tests.support.answers import Answer, ask, begun_in_time, get, post, read_answer
 from tests.support.ports import deaf_port, free_port
 from tests.support.raw_client import raw_client
 from tests.support.recording import AppProbe, RecordingUpstream
 from tests.support.stack import POOL_OF_ONE, SECOND_FAMILY, Stack, app_of
 from tests.support.stages import AT_ONCE, one_slot
-from tests.support.upstream import LIMIT, Connection, answering, ok, scripted
+from tests.support.upstream import LIMIT, Connection, answering, ok, scripted, silent
 
 SHORT = 0.3
 """Seconds; the time limit of what is meant to run into one."""
-
-
-def begun_in_time(asking: Callable[[float], Answer]) -> Answer:
-    """Ask with a short limit, and with longer ones if the machine was too slow for the answer to begin within it."""
-    for limit in (SHORT, 4 * SHORT, 16 * SHORT):
-        answer = asking(limit)
-        if answer.status == 200:
-            break
-    return answer
-
-
-def silent(connection: Connection) -> None:
-    """Take a request and never answer."""
-    connection.read_request()
-    connection.wait_until_closed()
 
 
 def assert_generic(answer: Answer, *secrets: str) -> None:
@@ -287,7 +271,7 @@ def test_total_timeout_in_the_body(stack: Stack) -> None:
             return ask(port, get())
 
     with scripted(script) as upstream:
-        answer = begun_in_time(asking)
+        answer = begun_in_time(asking, SHORT)
 
     assert (answer.status, answer.body, answer.complete) == (200, b"hello", False)
 
@@ -310,7 +294,7 @@ def test_a_read_timeout_in_the_body(every_stack: Stack) -> None:
         return answer
 
     with scripted(script) as upstream:
-        answer = begun_in_time(asking)
+        answer = begun_in_time(asking, SHORT)
 
     assert (answer.status, answer.body, answer.complete) == (200, b"hello", False)
 

@@ -23,7 +23,7 @@ from tests.support.connecting import Names
 from tests.support.engines import BACKENDS, LIMIT, read, request_to, running
 from tests.support.ports import deaf_port, free_port
 from tests.support.tls import Authority
-from tests.support.upstream import Connection, Script, answering, ok, scripted
+from tests.support.upstream import Connection, Script, answering, ok, saying, scripted
 
 LONG_AGO = dt.datetime(2001, 1, 1, tzinfo=dt.UTC)
 
@@ -390,17 +390,6 @@ async def test_f1_an_upstream_that_wants_a_certificate(machine: str, authority: 
     async with handling(machine, authority.client()) as handler:
         with scripted(answering(ok()), server) as upstream:
             assert await failing(handler, upstream.url) is F.TLS_FAILED
-
-
-def saying(data: bytes, ending: str = "close") -> Script:
-    """Return a script that takes a request, sends something and ends the connection."""
-
-    def script(connection: Connection) -> None:
-        connection.read_request()
-        connection.send(data)
-        getattr(connection, ending)()
-
-    return script
 
 
 @pytest.mark.anyio

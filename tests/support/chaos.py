@@ -5,7 +5,7 @@ import contextlib
 import random
 import threading
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import contextmanager
 
 from tests.support.upstream import LIMIT
@@ -212,3 +212,19 @@ def chaotic(seed: int) -> Iterator[Chaos]:
         yield chaos
     finally:
         chaos.stop()
+
+
+def random_body(chance: random.Random) -> bytes | AsyncIterator[bytes]:
+    """Return a body of any size, in memory or made while it is sent; making it may raise ``ZeroDivisionError``."""
+    kind = chance.randrange(4)
+    if kind < 2:
+        return b"x" * chance.choice([0, 10, 70_000, 400_000])
+    return _made(chance, breaks=kind == 3)
+
+
+async def _made(chance: random.Random, *, breaks: bool) -> AsyncIterator[bytes]:
+    for _ in range(chance.randrange(5)):
+        yield b"x" * chance.choice([1, 1000, 100_000])
+        await asyncio.sleep(0)
+    if breaks and chance.random() < 0.3:
+        raise ZeroDivisionError

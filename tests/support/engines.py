@@ -5,6 +5,8 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
+import pytest
+
 from fastapi_httpx_pool.engine import ConnectOptions, Engine, Limits
 from fastapi_httpx_pool.engine._pool import Pool
 from fastapi_httpx_pool.events import Event, Observer
@@ -15,6 +17,8 @@ LIMIT = 15.0
 
 BACKENDS = [("asyncio", {"use_uvloop": False}), ("asyncio", {"use_uvloop": True})]
 """For ``anyio_backend``: the event loops that the engine runs in."""
+
+both_loops = pytest.mark.parametrize("anyio_backend", BACKENDS, ids=["asyncio", "uvloop"])
 
 EventT = TypeVar("EventT", bound=Event)
 
@@ -81,6 +85,17 @@ async def read(response: Response) -> bytes:
         return b"".join([chunk async for chunk in response.body])
     finally:
         await response.aclose()
+
+
+async def unread(engine: Engine, url: str, **request: Any) -> Response:
+    """Send a request, and return its response unread."""
+    async with asyncio.timeout(LIMIT):
+        return await engine(request_to(url, **request))
+
+
+def sending(engine: Engine, url: str, **request: Any) -> "asyncio.Task[bytes]":
+    """Send a request in a task of its own, which returns the body of its response."""
+    return asyncio.ensure_future(fetch(engine, url, **request))
 
 
 async def fetch(engine: Engine, url: str, **request: Any) -> bytes:

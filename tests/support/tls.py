@@ -45,6 +45,11 @@ class Authority:
         """Return a certificate for these names."""
         return self._ca.issue_cert(*names)
 
+    @property
+    def certificate_of_its_own(self) -> bytes:
+        """The authority's certificate, as a file has it."""
+        return self._ca.cert_pem.bytes()
+
     def trust(self, context: ssl.SSLContext) -> None:
         """Let a context trust this authority."""
         self._ca.configure_trust(context)

@@ -199,6 +199,36 @@ def answering(response: bytes, *, times: int = 1000) -> Script:
     return script
 
 
+def answering_together(count: int, response: bytes) -> Script:
+    """Return a script like that, whose first answers wait until there are so many connections."""
+    all_there = threading.Barrier(count)
+
+    def script(connection: Connection) -> None:
+        connection.read_request()
+        all_there.wait(LIMIT)
+        connection.send(response)
+        answering(response)(connection)
+
+    return script
+
+
+def saying(data: bytes, ending: str = "close") -> Script:
+    """Return a script that takes a request, sends something and ends the connection, or holds it."""
+
+    def script(connection: Connection) -> None:
+        connection.read_request()
+        connection.send(data)
+        getattr(connection, ending)()
+
+    return script
+
+
+def silent(connection: Connection) -> None:
+    """Take a request and never answer."""
+    connection.read_request()
+    connection.wait_until_closed()
+
+
 def ok(body: bytes = b"ok", *headers: bytes) -> bytes:
     """Return a 200 with a known length."""
     return b"\r\n".join((b"HTTP/1.1 200 OK", b"Content-Length: %d" % len(body), *headers, b"", body))

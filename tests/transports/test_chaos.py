@@ -3,7 +3,6 @@
 import asyncio
 import random
 from collections import Counter
-from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from importlib import import_module
 from typing import Any
@@ -13,7 +12,7 @@ import pytest
 
 from fastapi_httpx_pool import ClientFactory, ClientSettings, LimitSettings
 from tests.support.carriers import ASYNCIO, UVLOOP
-from tests.support.chaos import FAULTS, chaotic
+from tests.support.chaos import FAULTS, chaotic, random_body
 from tests.support.families import FAMILIES, module_of
 from tests.support.upstream import LIMIT
 
@@ -70,7 +69,10 @@ class Caller:
 
     async def _send(self, target: str) -> str:
         method = self._random.choice(["GET", "GET", "HEAD", "POST", "PUT", "DELETE"])
-        arguments = {"content": self._body() if method in ("POST", "PUT") else None, "timeout": self._timeout()}
+        arguments = {
+            "content": random_body(self._random) if method in ("POST", "PUT") else None,
+            "timeout": self._timeout(),
+        }
         if self._random.random() < 0.6:
             response = await self._client.request(method, self._url + target, **arguments)
             return self._look_at(response, response.text, target if method != "HEAD" else "")
@@ -97,19 +99,6 @@ class Caller:
         return self._module.Timeout(
             connect=seconds(0.05, LIMIT), read=seconds(0.1, 0.1), write=LIMIT, pool=seconds(0.1, LIMIT)
         )
-
-    def _body(self) -> Any:
-        kind = self._random.randrange(4)
-        if kind < 2:
-            return b"x" * self._random.choice([0, 10, 70_000, 400_000])
-        return self._made(breaks=kind == 3)
-
-    async def _made(self, *, breaks: bool) -> AsyncIterator[bytes]:
-        for _ in range(self._random.randrange(5)):
-            yield b"x" * self._random.choice([1, 1000, 100_000])
-            await asyncio.sleep(0)
-        if breaks and self._random.random() < 0.3:
-            raise ZeroDivisionError
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,8 @@ import ssl
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
 from http import HTTPStatus
-from pathlib import Path
 from typing import Any
 
 import anyio
@@ -35,7 +33,8 @@ from fastapi_httpx_pool import (
 )
 from fastapi_httpx_pool.exceptions import ConnectError
 from fastapi_httpx_pool.proxy._watch import PATIENCE
-from tests.support.answers import Answer, ask, get, post, read_answer, read_chunk
+from tests.support.answers import Answer, ask, begun_in_time, get, post, read_answer, read_chunk
+from tests.support.back_pressure import MEGABYTE, Firehose, kernel_holds, stingy_client
 from tests.support.bodies import tighten
 from tests.support.connecting import Names
 from tests.support.families import FAMILIES, module_of
@@ -47,7 +46,7 @@ from tests.support.recording import RecordingUpstream
 from tests.support.stages import AT_ONCE, BEGUN, STAGES, HangingUpstream
 from tests.support.tls import Authority
 from tests.support.uploads import LAST_CHUNK, AbortedUpstream, announcing, chunk, piece
-from tests.support.upstream import LIMIT, Connection, Script, answering, ok, scripted
+from tests.support.upstream import LIMIT, Connection, Script, answering, ok, saying, scripted, silent
 
 uvicorns = pytest.mark.parametrize("server", UVICORN)
 every_server = pytest.mark.parametrize("server", EVERY_SERVER)
@@ -58,8 +57,6 @@ everywhere = pytest.mark.parametrize(
 
 SHORT = 0.2
 """Seconds; the time limit of what is meant to run into one."""
-
-MEGABYTE = 1024 * 1024
 
 EVENTS = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
 
@@ -88,23 +85,6 @@ def assert_failed(answer: Answer, status: int, error: bytes, *secrets: str) -> N
 def ours(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
     """Return what this package has logged."""
     return [record for record in caplog.records if record.name.startswith("fastapi_httpx_pool")]
-
-
-def silent(connection: Connection) -> None:
-    """Take a request and never answer."""
-    connection.read_request()
-    connection.wait_until_closed()
-
-
-def saying(data: bytes, ending: str = "close") -> Script:
-    """Return a script that takes a request, sends something and ends the connection, or holds it."""
-
-    def script(connection: Connection) -> None:
-        connection.read_request()
-        connection.send(data)
-        getattr(connection, ending)()
-
-    return script
 
 
 def refused() -> str:
@@ -253,15 +233,6 @@ def test_f3_a_hook_may_give_one_request_another_limit(server: str) -> None:
         assert_failed(ask(port, get()), 504, b"connection_read_timeout")
 
 
-def begun_in_time(asking: Callable[[float], Answer]) -> Answer:
-    """Ask with a short limit, and with longer ones if the machine was too slow for the answer to begin within it."""
-    for limit in (SHORT, 4 * SHORT, 16 * SHORT):
-        answer = asking(limit)
-        if answer.status == 200:
-            break
-    return answer
-
-
 @every_server
 @pytest.mark.parametrize("stage", ["in-a-known-length", "between-chunks"])
 def test_f4_a_body_that_stalls_is_broken_off(server: str, stage: str) -> None:
@@ -281,7 +252,7 @@ def test_f4_a_body_that_stalls_is_broken_off(server: str, stage: str) -> None:
         return answer
 
     with scripted(script) as upstream:
-        answer = begun_in_time(asking)
+        answer = begun_in_time(asking, SHORT)
 
     assert (answer.status, answer.body, answer.complete) == (200, b"hello", False)
 
@@ -314,7 +285,7 @@ def test_f4_the_total_timeout_in_the_answer(server: str, stage: str) -> None:
             return ask(port, get())
 
     with scripted(saying(sent, "wait_until_closed")) as upstream:
-        answer = begun_in_time(asking)
+        answer = begun_in_time(asking, SHORT)
 
     assert (answer.status, answer.body, answer.complete) == (200, b"hello", False)
 
@@ -1126,60 +1097,16 @@ def test_f12_an_upstream_that_dies_frees_the_slot(server: str, ending: str) -> N
 # F13: slow clients.
 
 
-def kernel_buffers() -> int:
-    """Return how much two loopback connections may hold in the kernel."""
-    limits = [Path(f"/proc/sys/net/ipv4/tcp_{name}mem") for name in "rw"]
-    if not all(path.exists() for path in limits):
-        pytest.skip("reads the kernel's buffer limits from Linux's /proc")
-    return 2 * sum(int(path.read_text().split()[2]) for path in limits)
-
-
-class Firehose:
-    """A script whose first connection pushes until the proxy takes no more, and waits; any other answers."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self.pushed = 0
-        self.stalled = threading.Event()
-        self.closed = threading.Event()
-
-    def __call__(self, connection: Connection) -> None:
-        """Serve one connection."""
-        connection.read_request()
-        if connection.number:
-            connection.send(ok(b"next"))
-            return
-        connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 100000000000\r\n\r\n")
-        connection.sock.settimeout(0.3)
-        block = b"x" * 65536
-        try:
-            while self.pushed < self._limit:
-                self.pushed += connection.sock.send(block)
-        except TimeoutError:
-            self.stalled.set()
-        except OSError:
-            pass  # it was broken off before it came to that
-        connection.sock.settimeout(LIMIT)
-        if connection.wait_until_closed():
-            self.closed.set()
-
-
-@contextmanager
-def stingy_client(port: int) -> Iterator[RawClient]:
-    """Connect for a block with a client whose kernel takes little before the client reads."""
-    client = RawClient.__new__(RawClient)
-    client._rest = b""
-    with socket.socket() as client.sock:
-        client.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
-        client.sock.settimeout(LIMIT)
-        client.sock.connect(("127.0.0.1", port))
-        yield client
+def firehose() -> Firehose:
+    """Return an upstream that pushes more than the kernel and the proxy may hold for a client that reads nothing."""
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: 100000000000\r\n\r\n"
+    return Firehose(kernel_holds(2) + MEGABYTE, head, patience=0.3)
 
 
 @every_server
 def test_f13_a_slow_client_throttles_the_upstream(server: str) -> None:
     """An upstream cannot push more at a client that reads nothing than the kernel holds, and a megabyte."""
-    script, watch = Firehose(kernel_buffers() + MEGABYTE), ProxyWatch()
+    script, watch = firehose(), ProxyWatch()
     with (
         scripted(script) as upstream,
         proxied(upstream.url, server, settings=patient(), around=watch.around, client_idle=None) as port,
@@ -1196,7 +1123,7 @@ def test_f13_a_slow_client_throttles_the_upstream(server: str) -> None:
 @every_server
 def test_f13_a_client_that_reads_nothing_is_broken_off(server: str, caplog: pytest.LogCaptureFixture) -> None:
     """A client that takes nothing for longer than ``client_idle`` frees the upstream, and gets no whole answer."""
-    script, watch = Firehose(kernel_buffers() + MEGABYTE), ProxyWatch()
+    script, watch = firehose(), ProxyWatch()
     with (
         scripted(script) as upstream,
         proxied(upstream.url, server, settings=patient(), around=watch.around, client_idle=SHORT) as port,
