@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from . import machine, probes, report, wrk
+from . import machine, probes, report, websockets, wrk
 from .contenders import ALL, BASE, SHORT, Contender
 from .harness import Options, Results, run
 from .loads import FULL as FULL_LOADS, SHORT as SHORT_LOADS, Load
@@ -35,6 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         results = run(given.only, given.loads, options, _say) if given.loads else Results()
         probed = probes.run_all(given.probes, options.cores, _say, rounds=given.rounds)
+        relayed = _relayed(given) if given.websockets else ""
     except KeyboardInterrupt:
         _say("stopped")
         return _STOPPED
@@ -47,11 +48,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         tables = [rates, report.latencies(given.only, given.loads, results), *probed]
     text = "\n\n".join(map(str, (*_facts(options), *report.disturbance(results), *tables)))
     sys.stdout.write(f"\n{text}\n")
+    if relayed:
+        sys.stdout.write(f"\nWebSockets\n\n{relayed}\n")
     if given.json:
         data = _as_data(options, results, probed)
         given.json.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
     if given.write:
         report.write_into(_PAGE, text)
+        if relayed:
+            report.write_into(_PAGE, relayed, websockets.COMMAND)
     return 0
 
 
@@ -74,7 +79,9 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--per-cpu", action="store_true", help="rates for processor time; for a machine that is in use")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every round's figures here")
     parser.add_argument("--write", action="store_true", help="put the tables into docs/performance.md")
+    parser.add_argument("--websockets", action="store_true", help="WebSockets, too; so it is if nothing is chosen")
     given = parser.parse_args(arguments)
+    given.websockets = given.websockets or (given.only is None and given.loads is None and given.probes is None)
     if given.only is None:
         given.only = [contender for contender in ALL if given.full or contender.name in SHORT]
     if given.loads is None:
@@ -84,6 +91,13 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     given.seconds = given.seconds or (2 if given.full else 1)
     given.generator = None if given.own_generator else wrk.path()
     return given
+
+
+def _relayed(given: argparse.Namespace) -> str:
+    """Measure WebSockets, in short or in full."""
+    chosen = [one for one in websockets.ALL if given.full or one.name in websockets.SHORT]
+    seconds = given.seconds if given.full else given.seconds / 2
+    return websockets.told(chosen, websockets.Options(given.rounds, seconds), _say)
 
 
 def _contenders(names: str) -> list[Contender]:

@@ -27,10 +27,10 @@ from .contenders import Contender, Place, Unavailable
 from .generator import Measured, generate
 from .loads import Load
 from .processes import Child, Cores, free_port, idle_seconds, pinned
+from .programs import wait_until_it_listens
 
-__all__ = ("Options", "Origins", "Results", "run", "upstream")
+__all__ = ("Clocks", "Options", "Origins", "Results", "run", "upstream")
 
-_START_LIMIT = 20.0
 _ANSWER_LIMIT = 10.0
 _QUIET_LIMIT = 1.0
 _GLANCE = 0.05
@@ -152,7 +152,7 @@ class _Arena:
         environment = {"BENCH_UPSTREAM": ",".join(place.origins), "BENCH_KEEPALIVE": str(self._options.keepalive)}
         child = Child(contender.command(place), self._options.cores.contender, environment)
         try:
-            _wait_until_it_listens(child, place.port)
+            wait_until_it_listens(child, place.port)
         except BaseException:
             child.stop()
             raise
@@ -164,16 +164,17 @@ class _Arena:
         few = replace(load, callers=min(load.callers, _WARM_UP_CALLERS))
         loops.run(generate(running.port, few, options.warm_up))
         seconds = options.seconds * (_LONGER if load.callers >= _MANY_CALLERS else 1)
-        before = _Clocks.read(running.child, options.cores)
+        before = Clocks.read(running.child, options.cores)
         if options.generator is None:
             measured = loops.run(generate(running.port, load, seconds))
         else:
             measured = wrk.measure(options.generator, running.port, load, seconds, Path(self._folder.name))
-        return _Clocks.read(running.child, options.cores).since(before, measured)
+        return Clocks.read(running.child, options.cores).since(before, measured)
 
 
+@final
 @dataclass(frozen=True)
-class _Clocks:
+class Clocks:
     """Three clocks at one time."""
 
     wall: float
@@ -182,6 +183,7 @@ class _Clocks:
 
     @classmethod
     def read(cls, child: Child, cores: Cores) -> Self:
+        """Look at them now."""
         return cls(time.monotonic(), child.cpu_seconds(), idle_seconds(cores.contender))
 
     def since(self, before: Self, measured: Measured) -> Measured:
@@ -191,24 +193,6 @@ class _Clocks:
             return measured
         busy, own = 1 - (self.idle - before.idle) / elapsed, (self.contender - before.contender) / elapsed
         return replace(measured, busy=busy, own=own)
-
-
-def _wait_until_it_listens(child: Child, port: int) -> None:
-    async def knock() -> None:
-        _, writer = await asyncio.open_connection("127.0.0.1", port)
-        writer.close()
-
-    deadline = time.monotonic() + _START_LIMIT
-    while time.monotonic() < deadline:
-        if child.has_ended():
-            raise Unavailable(f"it does not start: {child.complaint()}")
-        try:
-            asyncio.run(knock())
-        except OSError:
-            time.sleep(_GLANCE)
-        else:
-            return
-    raise Unavailable(f"it did not start within {_START_LIMIT:g} s: {child.complaint()}")
 
 
 def _check(running: _Running, load: Load) -> None:

@@ -15,6 +15,7 @@ _PACKAGES = (
     "uvicorn",
     "uvloop",
     "httptools",
+    "websockets",
     "httpx",
     "httpcore",
     "httpx2",

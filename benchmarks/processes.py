@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Self, final
 
-__all__ = ("Child", "Cores", "free_port", "idle_seconds", "pinned", "raise_file_limit")
+__all__ = ("Child", "Cores", "free_port", "idle_seconds", "memory", "pinned", "raise_file_limit")
 
 _PATIENCE = 3.0
 _TICKS = os.sysconf("SC_CLK_TCK")
@@ -74,6 +74,14 @@ def idle_seconds(cores: frozenset[int]) -> float | None:
     wanted = [fields[name] for core in cores if (name := f"cpu{core}") in fields]
     # Idle, and idle until a disk answers.
     return sum(int(field) for times in wanted for field in times[3:5]) / _TICKS if wanted else None
+
+
+def memory(process: int) -> int:
+    """Return how many bytes a process, and those that it has started, have in memory."""
+    own = int(Path(f"/proc/{process}/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    children = Path(f"/proc/{process}/task/{process}/children")
+    started = children.read_text(encoding="ascii").split() if children.exists() else []
+    return own + sum(memory(int(child)) for child in started)
 
 
 def free_port() -> int:

@@ -27,7 +27,7 @@ _LEGEND = (
     "With ≥ the contender left a part of its core idle, so that something else was the limit."
 )
 
-_BEGIN = "<!-- benchmarks: `python -m benchmarks --write` fills in from here -->"
+_BEGIN = "<!-- benchmarks: `{command} --write` fills in from here -->"
 _END = "<!-- benchmarks: to here -->"
 
 
@@ -136,18 +136,19 @@ def latencies(contenders: Sequence[Contender], loads: Sequence[Load], results: R
     return Table(legend, ["", *(f"`{load.name}`" for load in loads)], rows)
 
 
-def write_into(page: Path, text: str) -> None:
+def write_into(page: Path, text: str, command: str = "python -m benchmarks") -> None:
     """
-    Put a text between a page's two marks.
+    Put a text between the two marks that a page has for this command.
 
     Raises:
         ValueError: The page does not have them.
     """
     before = page.read_text(encoding="utf-8")
-    region = re.compile(f"({re.escape(_BEGIN)}\n).*({re.escape(_END)}\n)", re.DOTALL)
+    begin = _BEGIN.format(command=command)
+    region = re.compile(f"({re.escape(begin)}\n).*?({re.escape(_END)}\n)", re.DOTALL)
     after, replaced = region.subn(lambda match: f"{match[1]}\n{text}\n\n{match[2]}", before)
     if replaced != 1:
-        raise ValueError(f"{page.name} needs the line {_BEGIN!r} and, after it, {_END!r}, once each")
+        raise ValueError(f"{page.name} needs the line {begin!r} and, after it, {_END!r}, once each")
     page.write_text(after, encoding="utf-8")
 
 

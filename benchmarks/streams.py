@@ -9,14 +9,13 @@ What idle streams and slow readers cost a proxy: ``python -m benchmarks.streams`
 """
 
 import asyncio
-import os
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 from .contenders import ALL, Contender, Place, Unavailable
-from .processes import Child, Cores, free_port, raise_file_limit
+from .processes import Child, Cores, free_port, memory, raise_file_limit
 
 __all__ = ("main",)
 
@@ -66,9 +65,9 @@ class _Upstream:
 async def _memory_of_streams(port: int, process: int) -> float:
     """Return KiB of the proxy's process for each idle stream."""
     await _open(port, _ASK_EVENTS, AT_ONCE)  # what is made once is made now
-    before = _memory(process)
+    before = memory(process)
     writers = await _open(port, _ASK_EVENTS, STREAMS)
-    after = _memory(process)
+    after = memory(process)
     for writer in writers:
         writer.close()
     return (after - before) / STREAMS / 1024
@@ -105,14 +104,6 @@ async def _pushed(port: int, upstream: _Upstream) -> float:
     return before / 1024 / 1024
 
 
-def _memory(process: int) -> int:
-    """Return what a process, and those that it has started, have in memory."""
-    own = int(Path(f"/proc/{process}/statm").read_text(encoding="ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    children = Path(f"/proc/{process}/task/{process}/children")
-    started = children.read_text(encoding="ascii").split() if children.exists() else []
-    return own + sum(_memory(int(child)) for child in started)
-
-
 @asynccontextmanager
 async def _running(contender: Contender, origin: str, folder: Path) -> AsyncIterator[tuple[int, Child]]:
     place = Place(free_port(), (origin,), folder)
@@ -147,11 +138,11 @@ async def _measure() -> None:
             try:
                 async with _running(contender, f"http://127.0.0.1:{port}", Path(folder)) as (proxy, child):
                     pushed = await _pushed(proxy, upstream)
-                    memory = await _memory_of_streams(proxy, child.pid)
+                    each = await _memory_of_streams(proxy, child.pid)
             except (Unavailable, TimeoutError, asyncio.IncompleteReadError) as exc:
                 print(f"{contender.name:16}skipped: {exc or 'it did not answer in time'}")
             else:
-                print(f"{contender.name:16}{memory:>22.0f}{pushed:>34.1f}")
+                print(f"{contender.name:16}{each:>22.0f}{pushed:>34.1f}")
     server.close()
 
 

@@ -32,6 +32,9 @@ The example runs. Open {url} in a browser, or try:
 Requests go to {upstream}. Press Ctrl-C to stop.
 """
 
+UNTRUE = "ASGI callable returned without completing handshake."
+"""What uvicorn's sans-I/O implementation logs of every refusal that has a status and a body."""
+
 
 def main() -> int:
     """Run the command; return the process's exit status."""
@@ -89,7 +92,10 @@ def _tells_of_a_bug(record: logging.LogRecord) -> bool:
 
     Not of what the upstream breaks on purpose, nor of the application's answer that breaks off with
     it (the package has logged that), nor of answers that are cancelled because the server stops.
+    Nor of a WebSocket that is refused with an answer, of which uvicorn says that there was none.
     """
+    if record.msg == UNTRUE:
+        return False
     error = record.exc_info[1] if record.exc_info else None
     return not isinstance(error, BrokenOnPurpose | UpstreamAborted | asyncio.CancelledError)
 

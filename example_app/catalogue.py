@@ -12,7 +12,7 @@ from .mounts import mount_site
 from .routes import failing, fan_out, reading, streaming, websocket
 from .settings import SharedClientSettings
 
-__all__ = ("RECIPES", "Recipe", "Step")
+__all__ = ("RECIPES", "Link", "Recipe", "Step")
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,14 @@ class Step:
 
 
 @dataclass(frozen=True)
+class Link:
+    """A page of the embedded upstream, to be opened in a window of its own."""
+
+    text: str
+    path: str
+
+
+@dataclass(frozen=True)
 class Recipe:
     """One card."""
 
@@ -37,6 +45,7 @@ class Recipe:
     shows: tuple[Callable[..., Any], ...]
     """The route, then the functions and classes that it rests on; all of them with a docstring."""
     steps: tuple[Step, ...]
+    links: tuple[Link, ...] = ()
 
     def as_card(self) -> dict[str, Any]:
         """Return what the page needs, text and code taken from the functions themselves."""
@@ -48,6 +57,7 @@ class Recipe:
             "text": " ".join(text.split()),
             "code": "\n\n\n".join(_code_of(thing) for thing in self.shows),
             "steps": [asdict(step) for step in self.steps],
+            "links": [asdict(link) for link in self.links],
         }
 
 
@@ -92,11 +102,14 @@ RECIPES = (
             Step("/site/upload", "POST", upload=1_000_000),
             Step("/site/flaky?fault=early", expected=502),
             Step("/site/%2e%2e%2fsecret", expected=400),
+            Step("/site/socket", "WS", asks="Ahoy!"),
         ),
+        (Link("Open the site, which checks itself", "/site/"), Link("Chat in two windows", "/site/chat")),
     ),
     Recipe(FIVE, (fan_out.five, fan_out.beginning_of), (Step("/five"),)),
     Recipe(FIVE, (fan_out.five_events,), (Step("/five/events"),)),
     Recipe(SOCKET, (websocket.read_over_websocket, websocket.read), (Step("/ws", "WS", asks="/json"),)),
+    Recipe(SOCKET, (websocket.relay,), (Step("/ws/relay", "WS", asks="There and back again"),)),
     Recipe(
         FAILING,
         (failing.flaky,),

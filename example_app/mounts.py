@@ -14,7 +14,8 @@ def mount_site(app: FastAPI, settings: ExampleSettings) -> None:
     Mount a whole site.
 
     Every request under `/site` goes to the upstream, with any method, octet by octet, and the
-    answer streams back. Nothing reaches outside of the upstream's base, however it is spelled.
+    answer streams back; WebSockets, too. Nothing reaches outside of the upstream's base, however it
+    is spelled. The site checks itself: it must not see whether there is a proxy.
     """
     policy = ProxyPolicy(
         rewrite_location=True,

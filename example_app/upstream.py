@@ -9,6 +9,8 @@ from typing import Annotated, Literal
 from fastapi import FastAPI, Query, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
 
+from .site import add_site
+
 __all__ = ("BrokenOnPurpose", "create_upstream")
 
 LINE = b"Thirty-two bytes in every line.\n"
@@ -39,7 +41,6 @@ class BrokenOnPurpose(Exception):
 def create_upstream() -> FastAPI:
     """Return the upstream's application."""
     app = FastAPI(title="Embedded upstream", docs_url=None, redoc_url=None)
-    app.get("/")(page)
     app.get("/page")(page)
     app.get("/json")(numbers)
     app.get("/file")(file)
@@ -49,6 +50,7 @@ def create_upstream() -> FastAPI:
     app.post("/upload")(upload)
     app.get("/flaky")(flaky)
     app.state.faults = cycle(FAULTS)
+    add_site(app)
     return app
 
 

@@ -13,10 +13,13 @@ from typing import final
 
 from ._programs import Place, Unavailable, go, nginx, reply_from
 
-__all__ = ("ALL", "BASE", "SHORT", "Contender", "Place", "Unavailable")
+__all__ = ("ALL", "BASE", "SHORT", "WEBSOCKETS", "WEBSOCKETS_BASE", "Contender", "Place", "Unavailable")
 
 BASE = "httpx"
 """What the others are compared with, unless something else is asked for."""
+
+WEBSOCKETS_BASE = "aiohttp"
+"""What the others are compared with when they relay WebSockets."""
 
 _SECONDS_FOR_GOODBYE = "1"
 
@@ -47,12 +50,12 @@ class Contender:
         return self.prepare(place)
 
 
-def _uvicorn(app: str) -> Callable[[Place], list[str]]:
+def _uvicorn(app: str, websockets: str = "none") -> Callable[[Place], list[str]]:
     """Return what starts an app with the options that all apps here have."""
 
     def prepare(place: Place) -> list[str]:
         command = [sys.executable, "-m", "uvicorn", f"{__name__}.{app}", "--host", "127.0.0.1"]
-        command += ["--port", str(place.port), "--http", "httptools", "--ws", "none", "--no-access-log"]
+        command += ["--port", str(place.port), "--http", "httptools", "--ws", websockets, "--no-access-log"]
         command += ["--loop", "uvloop" if find_spec("uvloop") else "asyncio", "--log-level", "error"]
         return [*command, "--timeout-graceful-shutdown", _SECONDS_FOR_GOODBYE]
 
@@ -61,6 +64,15 @@ def _uvicorn(app: str) -> Callable[[Place], list[str]]:
 
 def _app(name: str, what: str, app: str, *needs: str, one_origin: bool = False) -> Contender:
     return Contender(name, what, _uvicorn(app), ("uvicorn", "httptools", *needs), one_origin)
+
+
+def _websocket_app(name: str, what: str, app: str, *needs: str) -> Contender:
+    start = _uvicorn(app, "websockets-sansio")
+    return Contender(name, what, start, ("uvicorn", "httptools", "websockets", *needs), one_origin=True)
+
+
+def _aiohttp_loop(place: Place) -> list[str]:
+    return [sys.executable, "-m", f"{__name__}.loop_aiohttp", str(place.port)]
 
 
 ALL = (
@@ -99,3 +111,18 @@ SHORT = (
     "go",
 )
 """For ``make bench``."""
+
+WEBSOCKETS = (
+    _websocket_app("asgi", "a bare ASGI app that echoes itself", "bare_asgi:echo"),
+    _websocket_app("websockets", "the recipe: `websockets.connect` in a FastAPI route", "recipe_websockets:app"),
+    _websocket_app("proxy-lib", "fastapi-proxy-lib", "proxy_lib:websockets", "fastapi_proxy_lib"),
+    Contender(
+        "aiohttp", "aiohttp by hand: its server, its client, two tasks", _aiohttp_loop, ("aiohttp",), one_origin=True
+    ),
+    _websocket_app("ours-route", "this package: `proxy_websocket` in a FastAPI route", "ours_websocket:route"),
+    _websocket_app("ours-mounted", "this package: `ReverseProxy` mounted in FastAPI", "ours_proxy:mounted"),
+    _websocket_app("ours-proxy", "this package: `ReverseProxy` alone", "ours_proxy:alone"),
+    Contender("go", "Go's `httputil.ReverseProxy`", go),
+    Contender("nginx", "nginx, one process", nginx),
+)
+"""Who relays WebSockets."""

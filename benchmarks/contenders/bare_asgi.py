@@ -1,8 +1,8 @@
-"""A limit: an ASGI app of a few lines that asks nobody."""
+"""Limits: ASGI apps of a few lines that ask nobody."""
 
 from starlette.types import Receive, Scope, Send
 
-__all__ = ("app",)
+__all__ = ("app", "echo")
 
 _BODIES: dict[str, bytes] = {}
 
@@ -18,3 +18,13 @@ async def app(scope: Scope, receive: Receive, send: Send) -> None:
     length = str(len(body)).encode()
     await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", length)]})
     await send({"type": "http.response.body", "body": body})
+
+
+async def echo(scope: Scope, receive: Receive, send: Send) -> None:
+    """Send back what comes over a WebSocket."""
+    if scope["type"] != "websocket":
+        return
+    await receive()
+    await send({"type": "websocket.accept"})
+    while (message := await receive())["type"] == "websocket.receive":
+        await send({**message, "type": "websocket.send"})

@@ -1,9 +1,9 @@
-"""The recipe for WebSockets."""
+"""The recipes for WebSockets."""
 
 import httpx
 from fastapi import APIRouter, WebSocket
 
-from fastapi_httpx_pool import ClientDep
+from fastapi_httpx_pool import ClientDep, proxy_websocket
 
 from .fan_out import Beginning
 
@@ -27,6 +27,17 @@ async def read_over_websocket(websocket: WebSocket, client: ClientDep) -> None:
         else:  # an absolute URL would lead to wherever the browser likes
             answer = Beginning(url=path, error="not a path: it begins with no slash")
         await websocket.send_json(answer.model_dump())
+
+
+@router.websocket("/ws/relay")
+async def relay(websocket: WebSocket) -> None:
+    """
+    A WebSocket passed through.
+
+    The upstream is asked first: if it refuses, so does the route. Then messages go back and forth
+    until either side ends it, and the other hears how. This one comes back as it was sent.
+    """
+    await proxy_websocket(websocket, "/socket")
 
 
 async def read(client: httpx.AsyncClient, path: str) -> Beginning:

@@ -4,6 +4,8 @@ import example from "/recipes.js";
 import { highlighted } from "./highlight.js";
 import { run } from "./requests.js";
 
+const { upstream, embedded, recipes } = example;
+
 const AT_ONCE = 3; // of six connections that a browser opens to one host
 
 const fromTemplate = (id) => document.getElementById(id).content.firstElementChild.cloneNode(true);
@@ -18,10 +20,14 @@ function makeStep(step) {
     const input = document.createElement("input");
     input.value = step.asks;
     input.spellcheck = false;
-    input.setAttribute("aria-label", "path to ask for");
+    input.setAttribute("aria-label", "text to send");
     element.querySelector(".request").append(input);
   }
   return element;
+}
+
+function makeLink({ text, path }) {
+  return Object.assign(document.createElement("a"), { textContent: text, href: path, target: "_blank" });
 }
 
 class Card {
@@ -35,6 +41,11 @@ class Card {
     this.element.querySelector(".text").textContent = recipe.text;
     this.element.querySelector(".code code").replaceChildren(...highlighted(recipe.code));
     this.element.querySelector(".steps").append(...this.steps.map(([, element]) => element));
+    if (embedded && recipe.links.length) {
+      const links = this.element.querySelector(".links");
+      links.append(...recipe.links.map(makeLink));
+      links.hidden = false;
+    }
     this.button.addEventListener("click", () => (this.stopper ? this.stopper.abort() : this.run()));
     for (const input of this.element.querySelectorAll("input")) {
       input.addEventListener("keydown", (event) => event.key === "Enter" && !this.stopper && this.run());
@@ -104,12 +115,12 @@ function arrange(cards) {
   document.getElementById("themes").replaceChildren(...themes.values());
 }
 
-const { upstream, embedded, recipes } = example;
 const cards = recipes.map((recipe) => new Card(recipe));
 arrange(cards);
 document.getElementById("upstream").textContent = embedded
   ? `Requests go to the embedded upstream at ${upstream}, so no network is needed. EXAMPLE_UPSTREAM_URL points them at a real site.`
   : `Requests go to ${upstream}. It has its own pages only, so recipes that need the embedded upstream's will differ.`;
+for (const link of document.querySelectorAll(".embedded")) link.hidden = !embedded;
 const button = document.getElementById("run-all");
 button.addEventListener("click", () => runAll(cards, button, document.getElementById("summary")));
 button.disabled = false;

@@ -107,10 +107,18 @@ function overWebSocket(step, answer, signal) {
     .then((text) => {
       answer.add(text, text.length);
       indent(answer);
-      const { error } = JSON.parse(text);
+      const error = errorIn(text);
       return answer.end(!error, error);
     })
     .finally(() => socket.close());
+}
+
+function errorIn(text) {
+  try {
+    return JSON.parse(text).error;
+  } catch {
+    return null; // it is no JSON, and need not be
+  }
 }
 
 function indent(answer) {

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from example_app.tests.devtools import Page, browser_page, find_chromium
+from example_app.tests.devtools import Page, find_chromium, running_browser
 from tests.support.server import Running
 
 CHROMIUM = find_chromium()
@@ -20,7 +20,8 @@ FINISHED = "['ok', 'error'].includes(document.getElementById('summary').dataset.
 @pytest.fixture
 def page(example: Running) -> Iterator[Page]:
     """Open the front page."""
-    with browser_page(CHROMIUM or "") as opened:
+    with running_browser(CHROMIUM or "") as browser:
+        opened = browser.window()
         opened.open(f"{example.url}/")
         assert opened.wait_for("document.querySelector('#run-all:enabled') !== null"), opened.complaints
         yield opened
@@ -40,12 +41,14 @@ def test_all_recipes_run_as_expected(page: Page) -> None:
         "Object.fromEntries([...document.querySelectorAll('.card')].map(c => [c.id, c.dataset.state]))"
     )
     assert states == dict.fromkeys(states, "ok")
-    assert len(states) == 16
+    assert len(states) == 17
     assert "as expected" in _text(page, "#summary")
     assert "LINE 8 OF 8" in _text(page, "#stream_shout .body")
     assert "10,000,000 bytes" in _text(page, "#stream_file .size")
     assert "those of what was sent" in _text(page, "#upload .verdict")
     assert "squares" in _text(page, "#read_over_websocket .body")
+    assert _text(page, "#mount_site .step:last-child .body") == "Ahoy!"
+    assert _text(page, "#relay .body") == "There and back again"
     assert "ConnectError" in _text(page, "#five_events .body")
     assert _text(page, "#flaky .step:last-child .verdict") == "broken off, as expected"
     # The browser itself notes the failures that some cards stage.

@@ -1,5 +1,6 @@
 """The command ``python -m example_app``."""
 
+import json
 import os
 import re
 import signal
@@ -12,6 +13,9 @@ from pathlib import Path
 
 import httpx
 import pytest
+from websockets.exceptions import ConnectionClosedError, InvalidStatus
+from websockets.frames import CloseCode
+from websockets.sync.client import ClientConnection, connect
 
 ROOT = Path(__file__).parents[2]
 LIMIT = 60.0
@@ -74,6 +78,27 @@ def test_one_signal_stops_both_servers(number: signal.Signals) -> None:
         httpx.get(url)
 
 
+def test_open_websockets_do_not_hold_it_up() -> None:
+    """Who chats through the proxy is told that the server stops, and nothing is left to complain about."""
+    with command() as process:
+        url = welcome(process).replace("http", "ws")
+        with connect(f"{url}/site/chat/room?name=Ada", proxy=None) as chat:
+            assert json.loads(chat.recv(timeout=LIMIT)) == {"kind": "welcome", "name": "Ada"}
+            process.send_signal(signal.SIGINT)
+            with pytest.raises(ConnectionClosedError) as closed:
+                _hear_to_the_end(chat)
+        output, errors = process.communicate(timeout=LIMIT)
+    assert closed.value.rcvd is not None
+    assert closed.value.rcvd.code == CloseCode.SERVICE_RESTART  # as uvicorn calls it
+    assert (process.returncode, errors) == (0, "")
+    assert output.endswith("Stopped.\n")
+
+
+def _hear_to_the_end(socket: ClientConnection) -> None:
+    for _ in range(10):
+        socket.recv(timeout=LIMIT)
+
+
 def test_endless_answer_is_cut_when_the_grace_is_over() -> None:
     """An answer that would go on for minutes is given some seconds and then cancelled, without a traceback."""
     with command() as process:
@@ -92,9 +117,11 @@ def test_endless_answer_is_cut_when_the_grace_is_over() -> None:
 
 
 def test_staged_failures_leave_no_traceback() -> None:
-    """What the upstream breaks on purpose is one line in the log."""
+    """What the upstream breaks on purpose is one line in the log, and what it refuses is none."""
     with command() as process:
         url = welcome(process)
+        with pytest.raises(InvalidStatus):
+            connect(url.replace("http", "ws") + "/site/socket/closed", proxy=None)
         with pytest.raises(httpx.RemoteProtocolError):
             httpx.get(f"{url}/flaky?fault=cut")
         process.send_signal(signal.SIGINT)

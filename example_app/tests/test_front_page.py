@@ -46,3 +46,13 @@ def test_cards_show_the_code_that_runs(cards: list[dict[str, Any]]) -> None:
     assert "async def count_lines" in by_id["stream_shout"]["code"]
     assert all('"""' not in card["code"] for card in cards)
     assert all(card["text"] and card["steps"] for card in cards)
+
+
+def test_pages_of_the_site_are_linked(example: Running, cards: list[dict[str, Any]]) -> None:
+    """The mounted site's card, and the top of the page, lead to pages that are there."""
+    (links,) = (card["links"] for card in cards if card["links"])
+    assert [link["path"] for link in links] == ["/site/", "/site/chat"]
+    page = httpx.get(f"{example.url}/").text
+    for link in links:
+        assert f'href="{link["path"]}"' in page
+        assert "<title>Lighthouse" in httpx.get(example.url + link["path"]).text

@@ -1,8 +1,9 @@
-"""The WebSocket route."""
+"""The WebSocket routes."""
 
 import json
 
 from websockets.sync.client import connect
+from websockets.typing import Subprotocol
 
 from tests.support.server import Running
 
@@ -28,3 +29,13 @@ def test_only_the_upstream_is_read(example: Running, down: str) -> None:
         assert json.loads(socket.recv(timeout=10))["error"] is None
         socket.send("/page")
         assert json.loads(socket.recv(timeout=10))["status"] == 200
+
+
+def test_relay_passes_messages_on(example: Running) -> None:
+    """Through the route the upstream's own WebSocket is reached, with its subprotocol."""
+    url = example.url.replace("http", "ws") + "/ws/relay"
+    with connect(url, proxy=None, subprotocols=[Subprotocol("lighthouse.v2")]) as socket:
+        assert socket.subprotocol == "lighthouse.v2"
+        for message in ("There and back again", b"\0\xff"):
+            socket.send(message)
+            assert socket.recv(timeout=10) == message

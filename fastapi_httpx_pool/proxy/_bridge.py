@@ -200,6 +200,8 @@ class Bridge:
         except TransportError as exc:
             return _lost(exc)
         except GONE:
+            # What it said when it left may still be on its way to the other direction.
+            await anyio.sleep(GOODBYE)
             return Ending(upstream=Goodbye(GOING_AWAY))
 
     async def _take(self, data: bytes) -> Ending | None:

@@ -80,4 +80,8 @@ class Handshake:
 
 def as_request(scope: Scope) -> Scope:
     """Return the scope of the request that a WebSocket begins as."""
-    return {**scope, "type": "http", "method": "GET"}
+    headers, offered = scope["headers"], scope.get("subprotocols") or ()
+    if offered and not any(name.lower() == SUBPROTOCOL for name, _ in headers):
+        # uvicorn with wsproto takes the line away.
+        headers = [*headers, (SUBPROTOCOL, ", ".join(offered).encode("latin-1"))]
+    return {**scope, "type": "http", "method": "GET", "headers": headers}

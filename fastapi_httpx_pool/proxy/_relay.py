@@ -190,7 +190,7 @@ class Relay:
             door.rules,
             to_head=self._scope["method"] == "HEAD",
             from_head=self._source.method == "HEAD",
-            switches=self._switch is not None and response.status == SWITCHING and self._switch.fits(response),
+            switches=self._switch is not None and self._switch.is_made(response),
         )
         self._counted(outgoing.length or 0)
         if door.rewrite is not None:

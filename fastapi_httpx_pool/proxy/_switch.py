@@ -1,6 +1,6 @@
 """From a request to a WebSocket: the server's channel while it is still a request, and the moment of the switch."""
 
-from typing import Any, final
+from typing import Any, Final, final
 
 from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive, Scope, Send
@@ -9,12 +9,19 @@ from ..messages import Header, Response
 from ..transports import NetworkStream, network_stream_of
 from ._bridge import GONE, Bridge
 from ._failures import ProxyFailure
-from ._handshake import OURS, SUBPROTOCOL, Handshake, HandshakeFailed
+from ._handshake import OURS, SUBPROTOCOL, SWITCHING, Handshake, HandshakeFailed
 from ._outgoing import Outgoing
 from ._policy import ProxyPolicy
 from ._servers import with_one_of_each
 
 __all__ = ("Channel", "Switch")
+
+AHEAD: Final = 1024 * 1024
+"""
+Bytes of a refusal's body that are kept until they can go out together with its head.
+
+Some servers send what is there when they get the head, and take no more.
+"""
 
 # Beside what the upstream says about one connection, what servers write themselves, and what has no place here.
 _NOT_WITH_101 = OURS | {SUBPROTOCOL, b"content-length", b"date", b"server"}
@@ -28,6 +35,8 @@ class Channel:
         self._receive = receive
         self._send = send
         self._takes_answers = "websocket.http.response" in (scope.get("extensions") or ())
+        self._head: Message | None = None
+        self._body = b""
 
     async def begin(self) -> None:
         """Take note that there is a WebSocket: servers say so first."""
@@ -42,15 +51,25 @@ class Channel:
         """Refuse the WebSocket with an answer, or without one if the server knows only one refusal: 403."""
         kind = message["type"]
         try:
-            if self._takes_answers and kind == "http.response.start":
-                headers = with_one_of_each(message["headers"], self._receive, self._send)
-                await self._send({**message, "type": "websocket.http.response.start", "headers": headers})
-            elif self._takes_answers and kind == "http.response.body":
-                await self._send({**message, "type": "websocket.http.response.body"})
-            elif kind == "http.response.start":
+            if kind == "http.response.start" and not self._takes_answers:
                 await self._send({"type": "websocket.close"})
+            elif kind == "http.response.start":
+                headers = with_one_of_each(message["headers"], self._receive, self._send)
+                self._head = {**message, "type": "websocket.http.response.start", "headers": headers}
+            elif kind == "http.response.body" and self._takes_answers:
+                await self._send_body(message["body"], more=message["more_body"])
         except GONE:
             raise ClientDisconnect from None
+
+    async def _send_body(self, piece: bytes, *, more: bool) -> None:
+        self._body += piece
+        if more and self._head is not None and len(self._body) <= AHEAD:
+            return
+        if self._head is not None:
+            head, self._head = self._head, None
+            await self._send(head)
+        body, self._body = self._body, b""
+        await self._send({"type": "websocket.http.response.body", "body": body, "more_body": more})
 
 
 @final
@@ -69,13 +88,20 @@ class Switch:
         """Return the channel for the time before."""
         return Channel(scope, self._receive, self._send)
 
-    def fits(self, response: Response) -> bool:
+    def is_made(self, response: Response) -> bool:
         """
-        Return True: it is the switch that was asked for.
+        Return whether the upstream has switched; if not, it has refused to.
 
         Raises:
-            HandshakeFailed: It is not.
+            HandshakeFailed: It has switched to something else, or it was never asked.
         """
+        if response.extensions.get("http_version") == b"HTTP/2":
+            raise HandshakeFailed(
+                "the client speaks HTTP/2 with the upstream, in which there is no Upgrade; give the proxy a client "
+                "without http2=True"
+            )
+        if response.status != SWITCHING:
+            return False
         self._handshake.check(response.headers)
         stream = network_stream_of(response, self._client)
         if stream is None:
