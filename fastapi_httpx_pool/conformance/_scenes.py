@@ -52,11 +52,6 @@ class Framing:
     line: bytes
     chunked: bool
 
-    @property
-    def end(self) -> bytes:
-        """What stands behind the last piece."""
-        return b"0\r\n\r\n" if self.chunked else b""
-
     def piece(self, data: bytes) -> bytes:
         """Return a piece of the body as it is sent."""
         return chunk(data) if self.chunked else data

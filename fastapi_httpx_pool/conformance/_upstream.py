@@ -10,6 +10,9 @@ __all__ = ("Script", "Upstream", "answering", "chunked", "ok")
 _FOREVER = 86400.0
 """Seconds for which an idle connection stays open."""
 
+_BACKLOG = 1024
+"""Connections that may wait to be accepted; a proxy can open many at once."""
+
 _SETTLES = 0.02
 """Seconds for what a proxy still sends on for clients that it has refused, so that it is not the next row's."""
 
@@ -64,7 +67,7 @@ class Upstream:
 
     async def start(self, host: str, port: int) -> None:
         """Listen; an OSError if that cannot be."""
-        self._server = await asyncio.start_server(self._accept, host, port)
+        self._server = await asyncio.start_server(self._accept, host, port, backlog=_BACKLOG)
         self.address = authority(host, self._server.sockets[0].getsockname()[1]).encode("ascii")
 
     async def stop(self) -> None:

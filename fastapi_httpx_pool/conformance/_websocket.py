@@ -122,18 +122,26 @@ class End:
 
     async def end(self, what: str) -> None:
         """
-        Skip messages until the end, with a close frame or without one.
+        Take the end, with a close frame or without one.
 
         Raises:
             TookTooLong: It did not come; the text begins with ``what``.
+            NotMet: A message came instead.
         """
         with contextlib.suppress(Ended):
-            while (await self.message(what))[0] != CLOSE:
-                pass
+            kind, _ = await self.message(what)
+            expect(kind == CLOSE, f"{what} did not arrive: a message did")
 
-    async def closed(self) -> bool:
-        """Wait until the connection under it is closed; whether it was in time."""
-        return await self._wire.closed()
+    async def hang_up(self) -> None:
+        """
+        Close the connection after a closing handshake; a client waits for the server to do so first.
+
+        Raises:
+            NotMet: It has waited in vain.
+        """
+        closed = not self._client or await self._wire.closed()
+        expect(closed, "the client's connection stayed open after the closing handshake")
+        self._wire.close()
 
     def reset(self) -> None:
         """Break the connection off."""

@@ -8,30 +8,45 @@ The rules:
    the upstream sends in fragments is put together, up to a limit.
 2. Each hop answers its own pings, and so do we. An upstream that is silent for long is pinged, and
    is dead if it stays silent; the client's side is watched by its server.
-3. Codes and reasons of closing go to the other side. Those that never stand on the wire (RFC 6455,
-   section 7.4.1) become others: ``NO_STATUS`` an empty frame, or 1000 for servers, which cannot
-   send one; ``ABNORMAL`` 1001 if it was the client that was lost, 1011 if it was the upstream.
-4. Whatever happens, the upstream's connection is closed by whoever closes the response.
+3. A client that does not take a message for too long is broken off.
+4. Codes and reasons of closing go to the other side (``_goodbyes``).
+5. Whatever happens, the upstream's connection is closed by whoever closes the response.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from time import monotonic
-from typing import Any, Final, NamedTuple, final
+from typing import Any, Final, final
 
 import anyio
 from starlette.types import Message, Receive, Send
 from starlette.websockets import WebSocketDisconnect
 from websockets.client import ClientProtocol
-from websockets.exceptions import InvalidState, PayloadTooBig
+from websockets.exceptions import InvalidState
 from websockets.frames import Frame, Opcode
 
+from .._cancellation import runs_asyncio
 from ..exceptions import ReadTimeout, TransportError
 from ..transports import NetworkStream
-from ._failures import ProxyFailure
+from ._goodbyes import (
+    DEAD,
+    IDLE,
+    LEAVING,
+    LOST_CLIENT,
+    SHUTDOWN,
+    STALLED,
+    Ending,
+    Goodbye,
+    of_broken,
+    of_client,
+    of_garbled,
+    of_lost,
+    of_upstream,
+)
 from ._policy import ProxyPolicy
 
-__all__ = ("GONE", "Bridge", "Ending")
+__all__ = ("GONE", "Bridge")
 
 FRAGMENT: Final = 256 * 1024
 """Bytes of a longer message that go to the upstream in one frame."""
@@ -39,42 +54,10 @@ READ_SIZE: Final = 64 * 1024
 GOODBYE: Final = 2.0
 """Seconds that the upstream has to close the connection after the last frame."""
 
-NORMAL: Final = 1000
-GOING_AWAY: Final = 1001
-RESERVED: Final = 1004
-NO_STATUS: Final = 1005
-ABNORMAL: Final = 1006
-INVALID_DATA: Final = 1007
-TOO_BIG: Final = 1009
-INTERNAL_ERROR: Final = 1011
-SERVICE_RESTART: Final = 1012
-LAST_REGISTERED: Final = 1014
-FIRST_PRIVATE: Final = 3000
-LAST_PRIVATE: Final = 4999
-
 _WITH_DATA = (Opcode.TEXT, Opcode.BINARY, Opcode.CONT)
 
 GONE = (OSError, WebSocketDisconnect)
 """How servers say that the client has left, and how Starlette passes it on."""
-
-
-class Goodbye(NamedTuple):
-    """What a side is told at the end."""
-
-    code: int | None
-    reason: str = ""
-
-
-class Ending(NamedTuple):
-    """How it ended."""
-
-    client: Goodbye | None = None
-    """What the client is told; None if it knows."""
-    upstream: Goodbye | None = None
-    """What the upstream is told; None if it knows, or is lost."""
-    failure: ProxyFailure | None = None
-    """What went wrong, if anything did."""
-    detail: str = ""
 
 
 @final
@@ -96,6 +79,9 @@ class Bridge:
         self._ping_interval = policy.websocket_ping_interval
         self._ping_timeout = policy.websocket_ping_timeout
         self._idle = policy.websocket_idle
+        self._client_idle = _shorter(policy.client_idle, policy.websocket_idle)
+        self._client_timer: asyncio.TimerHandle | None = None
+        self._sending_since: float | None = None
         self._parts: list[bytes] = []
         self._is_text = False
         self._last_message = monotonic()
@@ -106,14 +92,18 @@ class Bridge:
     async def run(self) -> Ending:
         """Carry messages until the end; return how it came."""
         self._stream.on_drain = self._go_away
+        if self._client_idle is not None and runs_asyncio():
+            self._look_at_client(asyncio.get_running_loop(), self._client_idle)
         try:
             await self._carry()
         except BaseException:
             # The server has cancelled the application: there is time for a word, but not for an answer.
-            await self._tell_upstream(Goodbye(GOING_AWAY))
+            await self._tell_upstream(LEAVING)
             raise
         finally:
             self._stream.on_drain = None
+            if self._client_timer is not None:
+                self._client_timer.cancel()
         ending = self._ending
         assert ending is not None
         if ending.upstream is not None:
@@ -139,7 +129,7 @@ class Bridge:
             self._scope.cancel()
 
     def _go_away(self) -> None:
-        self._end(Ending(Goodbye(GOING_AWAY), Goodbye(GOING_AWAY)))
+        self._end(SHUTDOWN)
 
     # From the client to the upstream.
 
@@ -148,13 +138,13 @@ class Bridge:
             while True:
                 message = await self._receive()
                 if message["type"] == "websocket.disconnect":
-                    return Ending(upstream=_for_upstream(message))
-                self._note_message()
+                    return of_client(message)
+                self._last_message = monotonic()
                 with suppress(InvalidState):  # it comes too late: the upstream has said goodbye
                     await self._send_on(message)
                 del message  # the next one may take long to come, and this one may be large
         except TransportError as exc:
-            return _lost(exc)
+            return of_lost(exc)
 
     async def _send_on(self, message: Message) -> None:
         text, protocol = message.get("text"), self._protocol
@@ -195,14 +185,13 @@ class Bridge:
                 if ending is not None:
                     return ending
         except UnicodeDecodeError as exc:
-            detail = f"a text is no UTF-8: {exc.reason} at position {exc.start}"
-            return Ending(Goodbye(INTERNAL_ERROR), Goodbye(INVALID_DATA), ProxyFailure.RESPONSE_INVALID, detail)
+            return of_garbled(exc)
         except TransportError as exc:
-            return _lost(exc)
+            return of_lost(exc)
         except GONE:
             # What it said when it left may still be on its way to the other direction.
             await anyio.sleep(GOODBYE)
-            return Ending(upstream=Goodbye(GOING_AWAY))
+            return LOST_CLIENT
 
     async def _take(self, data: bytes) -> Ending | None:
         """Take what the upstream has sent; return how it ended, if that was the end."""
@@ -219,9 +208,9 @@ class Bridge:
             if event.opcode in _WITH_DATA:
                 await self._pass_on(event)
         if protocol.parser_exc is not None:
-            return _broken(protocol.parser_exc)
+            return of_broken(protocol.parser_exc)
         if protocol.close_rcvd is not None:
-            return Ending(client=_for_client(protocol.close_rcvd.code, protocol.close_rcvd.reason))
+            return of_upstream(protocol.close_rcvd.code, protocol.close_rcvd.reason)
         return None
 
     async def _pass_on(self, frame: Frame) -> None:
@@ -235,12 +224,10 @@ class Bridge:
                 return
             data = b"".join(self._parts)
             self._parts.clear()
-        self._note_message()
-        await self._send(
-            {"type": "websocket.send", "text": str(data, "utf-8")}
-            if self._is_text
-            else {"type": "websocket.send", "bytes": bytes(data)}
-        )
+        kind, whole = ("text", str(data, "utf-8")) if self._is_text else ("bytes", bytes(data))
+        self._sending_since = self._last_message = monotonic()
+        await self._send({"type": "websocket.send", kind: whole})
+        self._sending_since = None
 
     # Control frames.
 
@@ -251,10 +238,6 @@ class Bridge:
             await self._stream.write_soon(data)
 
     # Silence.
-
-    def _note_message(self) -> None:
-        if self._idle is not None:
-            self._last_message = monotonic()
 
     def _patience(self) -> float | None:
         """Return for how many seconds the upstream may be silent before somebody has a look."""
@@ -273,15 +256,24 @@ class Bridge:
         """See what a silence of the upstream's means: it is pinged, or else has been for long."""
         now = monotonic()
         if self._idle is not None and now >= self._last_message + self._idle:
-            return Ending(Goodbye(GOING_AWAY, "idle"), Goodbye(GOING_AWAY, "idle"))
+            return IDLE
         if self._pinged_at is not None:
             is_dead = self._ping_timeout is not None and now >= self._pinged_at + self._ping_timeout
-            return _DEAD if is_dead else None
+            return DEAD if is_dead else None
         if self._ping_interval is not None:
             self._pinged_at = now
             self._protocol.send_ping(b"")
             await self._write_soon(self._protocol.data_to_send())
         return None
+
+    def _look_at_client(self, loop: asyncio.AbstractEventLoop, limit: float) -> None:
+        """See whether the client has not taken a message for too long."""
+        since = self._sending_since
+        rest = limit if since is None else since + limit - monotonic()
+        if rest > 0:
+            self._client_timer = loop.call_later(rest, self._look_at_client, loop, limit)
+        else:
+            self._end(STALLED)
 
     # The end.
 
@@ -291,7 +283,7 @@ class Bridge:
             await self._write_soon(self._protocol.data_to_send())
 
     async def _tell_client(self, close: Goodbye) -> None:
-        with suppress(*GONE):
+        with suppress(*GONE), anyio.move_on_after(GOODBYE):  # it may not have taken what came before
             await self._send({"type": "websocket.close", "code": close.code, "reason": close.reason})
 
     async def _wait_for_the_end(self) -> None:
@@ -301,41 +293,6 @@ class Bridge:
                 pass
 
 
-_DEAD = Ending(
-    Goodbye(INTERNAL_ERROR),
-    Goodbye(INTERNAL_ERROR, "keepalive ping timeout"),
-    ProxyFailure.RESPONSE_BODY_TIMEOUT,
-    "the upstream has not answered a ping",
-)
-
-
-def _for_upstream(message: Message) -> Goodbye:
-    code, reason = message.get("code", NO_STATUS), message.get("reason") or ""
-    if code == NO_STATUS:
-        return Goodbye(None)
-    # Of a client that is lost, and of a server that goes down, the upstream is told the same.
-    return Goodbye(code, reason) if _is_sendable(code) else Goodbye(GOING_AWAY)
-
-
-def _is_sendable(code: int) -> bool:
-    """Whether a client's code may stand in a frame; a server that goes down gives ``SERVICE_RESTART`` for its own."""
-    if code in (RESERVED, ABNORMAL, SERVICE_RESTART):
-        return False
-    return NORMAL <= code <= LAST_REGISTERED or FIRST_PRIVATE <= code <= LAST_PRIVATE
-
-
-def _for_client(code: int, reason: str) -> Goodbye:
-    return Goodbye(NORMAL) if code == NO_STATUS else Goodbye(code, reason)
-
-
-def _broken(error: Exception) -> Ending:
-    """Return the end of a WebSocket whose upstream has hung up, or broken the protocol's rules."""
-    if isinstance(error, PayloadTooBig):
-        return Ending(Goodbye(TOO_BIG), failure=ProxyFailure.RESPONSE_TOO_LARGE, detail=str(error))
-    if isinstance(error, EOFError):
-        return Ending(Goodbye(INTERNAL_ERROR), failure=ProxyFailure.RESPONSE_BODY_BROKE, detail="it hung up")
-    return Ending(Goodbye(INTERNAL_ERROR), failure=ProxyFailure.RESPONSE_INVALID, detail=str(error))
-
-
-def _lost(error: TransportError) -> Ending:
-    return Ending(Goodbye(INTERNAL_ERROR), failure=ProxyFailure.RESPONSE_BODY_BROKE, detail=str(error))
+def _shorter(one: float | None, other: float | None) -> float | None:
+    limits = [limit for limit in (one, other) if limit is not None]
+    return min(limits) if limits else None

@@ -13,6 +13,7 @@ from asyncio import Queue
 from typing import Any
 
 from starlette.types import Receive, Send
+from starlette.websockets import WebSocket
 
 from ..messages import Header
 
@@ -51,6 +52,9 @@ def abort(receive: Receive) -> None:
 
     It has no limit of its own for a client that takes nothing, and not even an exception would free it from one.
     """
-    transport: Any = getattr(getattr(receive, "__self__", None), "transport", None)
+    owner: Any = getattr(receive, "__self__", None)
+    if isinstance(owner, WebSocket):
+        owner = getattr(owner._receive, "__self__", None)
+    transport: Any = getattr(owner, "transport", None)
     if transport is not None:
         transport.abort()

@@ -12,7 +12,7 @@ from ._failures import ProxyFailure
 from ._handshake import OURS, SUBPROTOCOL, SWITCHING, Handshake, HandshakeFailed
 from ._outgoing import Outgoing
 from ._policy import ProxyPolicy
-from ._servers import with_one_of_each
+from ._servers import abort, with_one_of_each
 
 __all__ = ("Channel", "Switch")
 
@@ -57,7 +57,7 @@ class Channel:
                 headers = with_one_of_each(message["headers"], self._receive, self._send)
                 self._head = {**message, "type": "websocket.http.response.start", "headers": headers}
             elif kind == "http.response.body" and self._takes_answers:
-                await self._send_body(message["body"], more=message["more_body"])
+                await self._send_body(message.get("body", b""), more=message.get("more_body", False))
         except GONE:
             raise ClientDisconnect from None
 
@@ -119,4 +119,6 @@ class Switch:
         except GONE:
             raise ClientDisconnect from None
         ending = await Bridge(self._receive, self._send, self._handshake.protocol, self._stream, self._policy).run()
+        if ending.failure is ProxyFailure.CLIENT_STALLED:
+            abort(self._receive)
         return ending.failure, ending.detail

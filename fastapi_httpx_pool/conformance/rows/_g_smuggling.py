@@ -1,6 +1,7 @@
 """Table G: requests that two parties could read in two ways, and clients that would like to choose the upstream."""
 
 import asyncio
+import contextlib
 import re
 
 from .._kit import Lab, Request, Response, TookTooLong, UpstreamConnection, chunked, expect, ok
@@ -127,6 +128,7 @@ async def g5(lab: Lab) -> None:
         answers(seen.response, {200, 400}, what)
         expect(all(request.body == wanted for request in seen.requests), f"{what}: other data arrived")
         expect(len(seen.requests) <= 1, f"{what}: it became two requests")
+    lab.upstream.answer_with(_whole_only)
     for what, body in _BROKEN_CHUNKS.items():
         before = len(lab.upstream.requests)
         # Waiting for more of it is as good as a refusal.
@@ -135,6 +137,14 @@ async def g5(lab: Lab) -> None:
         expect(not accepted, f"{what}: the client got {response}")
         whole = any(request.complete for request in lab.upstream.requests[before:])
         expect(not whole, f"{what}: the upstream got it as a whole body")
+
+
+async def _whole_only(connection: UpstreamConnection) -> None:
+    """Answer a request that is whole, and no other."""
+    with contextlib.suppress(TookTooLong):
+        await connection.read_body()
+    if connection.request.complete:
+        await connection.send(ok())
 
 
 @row("G6", "bare line feeds in a head are refused or mended, not passed on", rfc="RFC 9112 2.2", level=WANT)

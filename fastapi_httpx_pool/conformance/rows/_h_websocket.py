@@ -148,24 +148,39 @@ async def _talk(one: End, other: End, whom: str) -> None:
     await one.send(CONTINUATION, b"\xbc", final=False)
     await one.send(CONTINUATION, b"n")
     await other.gets(TEXT, "grün".encode(), f"a text in three fragments to {whom}")
+    await one.send(TEXT, b"-" * 300)
+    await other.gets(TEXT, b"-" * 300, f"a text of 300 bytes to {whom}")
     await asyncio.gather(one.send(BINARY, _LARGE), other.gets(BINARY, _LARGE, f"a message of 200 KiB to {whom}"))
 
 
 async def _close(lab: Lab, payload: bytes, *, upwards: bool) -> None:
     async with opened(lab) as pair:
         one, other = (pair.client, pair.upstream) if upwards else (pair.upstream, pair.client)
-        whom = "the upstream" if upwards else "the client"
-        await one.send(CLOSE, payload)
-        sent = f"a close frame {_said(payload)} to {whom}"
-        kind, got = await other.message(sent)
-        expect(kind == CLOSE, f"{sent} arrived as a message")
-        # A program that speaks for somebody else cannot always say "no code"; then it is 1000.
-        wanted = {payload} if payload else {payload, _NORMAL}
-        expect(got in wanted, f"{sent} arrived {_said(got)}")
-        await other.send(CLOSE, got)
-        await one.end(f"the answer to {sent}")
-        pair.upstream.close()
-        expect(await pair.client.closed(), "the client's connection stayed open after the closing handshake")
+        sent = f"a close frame {_said(payload)} to {'the upstream' if upwards else 'the client'}"
+        # Both at once: a proxy may tell one side when the other has closed the connection, too.
+        leaving = asyncio.create_task(_leave(one, payload, sent))
+        try:
+            await _is_left(other, payload, sent)
+            await leaving
+        finally:
+            leaving.cancel()
+            await asyncio.gather(leaving, return_exceptions=True)
+
+
+async def _leave(one: End, payload: bytes, sent: str) -> None:
+    await one.send(CLOSE, payload)
+    await one.end(f"the answer to {sent}")
+    await one.hang_up()
+
+
+async def _is_left(other: End, payload: bytes, sent: str) -> None:
+    kind, got = await other.message(sent)
+    expect(kind == CLOSE, f"{sent} arrived as a message")
+    # A program that speaks for somebody else cannot always say "no code"; then it is 1000.
+    wanted = {payload} if payload else {payload, _NORMAL}
+    expect(got in wanted, f"{sent} arrived {_said(got)}")
+    await other.send(CLOSE, got)
+    await other.hang_up()
 
 
 def _said(payload: bytes) -> str:
