@@ -56,8 +56,8 @@ GOODBYE: Final = 2.0
 
 _WITH_DATA = (Opcode.TEXT, Opcode.BINARY, Opcode.CONT)
 
-GONE = (OSError, WebSocketDisconnect)
-"""How servers say that the client has left, and how Starlette passes it on."""
+GONE = (OSError, RuntimeError, WebSocketDisconnect)
+"""How servers say that the client has left, that they have closed the WebSocket themselves, and how Starlette puts it."""
 
 
 @final

@@ -10,6 +10,7 @@ puts a ``receive`` of its own before the server's there is nobody to look at, an
 
 import sys
 from asyncio import Queue
+from collections.abc import Iterable
 from typing import Any
 
 from starlette.types import Receive, Send
@@ -17,7 +18,7 @@ from starlette.websockets import WebSocket
 
 from ..messages import Header
 
-__all__ = ("abort", "with_one_of_each")
+__all__ = ("abort", "joined", "with_one_of_each")
 
 _WRITTEN = {b"date": "include_date_header", b"server": "include_server_header"}
 """Names of the lines, and hypercorn's options for them."""
@@ -44,6 +45,18 @@ def with_one_of_each(headers: list[Header], receive: Receive, send: Send) -> lis
         written = {name for name, option in _WRITTEN.items() if getattr(config, option, True)}
         return [line for line in headers if line[0] not in written]
     return headers
+
+
+def joined(headers: Iterable[Header]) -> list[Header]:
+    """
+    Return the lines with one for each name, where they refuse a WebSocket.
+
+    granian's process ends if there are two. Cookies cannot be joined, so only the first stays.
+    """
+    values: dict[bytes, list[bytes]] = {}
+    for name, value in headers:
+        values.setdefault(name, []).append(value)
+    return [(name, found[0] if name == b"set-cookie" else b", ".join(found)) for name, found in values.items()]
 
 
 def abort(receive: Receive) -> None:

@@ -10,18 +10,14 @@ from ..transports import NetworkStream, network_stream_of
 from ._bridge import GONE, Bridge
 from ._failures import ProxyFailure
 from ._handshake import OURS, SUBPROTOCOL, SWITCHING, Handshake, HandshakeFailed
-from ._outgoing import Outgoing
+from ._outgoing import Outgoing, ResponseTooLarge
 from ._policy import ProxyPolicy
-from ._servers import abort, with_one_of_each
+from ._servers import abort, joined, with_one_of_each
 
 __all__ = ("Channel", "Switch")
 
-AHEAD: Final = 1024 * 1024
-"""
-Bytes of a refusal's body that are kept until they can go out together with its head.
-
-Some servers send what is there when they get the head, and take no more.
-"""
+LONGEST: Final = 16 * 1024 * 1024
+"""Bytes of a refusal's body."""
 
 # Beside what the upstream says about one connection, what servers write themselves, and what has no place here.
 _NOT_WITH_101 = OURS | {SUBPROTOCOL, b"content-length", b"date", b"server"}
@@ -34,9 +30,11 @@ class Channel:
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._receive = receive
         self._send = send
-        self._takes_answers = "websocket.http.response" in (scope.get("extensions") or ())
+        extensions = scope.get("extensions") or ()
+        self._takes_answers = "websocket.http.response" in extensions
+        self._takes_lines_once = "http.response.pathsend" in extensions  # granian's mark
         self._head: Message | None = None
-        self._body = b""
+        self._body = bytearray()
 
     async def begin(self) -> None:
         """Take note that there is a WebSocket: servers say so first."""
@@ -55,6 +53,8 @@ class Channel:
                 await self._send({"type": "websocket.close"})
             elif kind == "http.response.start":
                 headers = with_one_of_each(message["headers"], self._receive, self._send)
+                if self._takes_lines_once:
+                    headers = joined(headers)
                 self._head = {**message, "type": "websocket.http.response.start", "headers": headers}
             elif kind == "http.response.body" and self._takes_answers:
                 await self._send_body(message.get("body", b""), more=message.get("more_body", False))
@@ -62,14 +62,13 @@ class Channel:
             raise ClientDisconnect from None
 
     async def _send_body(self, piece: bytes, *, more: bool) -> None:
+        # All at once: some servers send what is there when they get the head, and take no more.
         self._body += piece
-        if more and self._head is not None and len(self._body) <= AHEAD:
-            return
-        if self._head is not None:
-            head, self._head = self._head, None
-            await self._send(head)
-        body, self._body = self._body, b""
-        await self._send({"type": "websocket.http.response.body", "body": body, "more_body": more})
+        if len(self._body) > LONGEST:
+            raise ResponseTooLarge(f"the refusal of the WebSocket is longer than {LONGEST} bytes")
+        if not more and self._head is not None:
+            await self._send(self._head)
+            await self._send({"type": "websocket.http.response.body", "body": bytes(self._body), "more_body": False})
 
 
 @final

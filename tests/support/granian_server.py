@@ -70,10 +70,10 @@ class _Watch:
 class _Granian:
     """The loop that serves, and the switch that ends it."""
 
-    def __init__(self, app: _Watch, listener: socket.socket) -> None:
+    def __init__(self, app: _Watch, listener: socket.socket, *, websockets: bool) -> None:
         self._app = app
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._server = _server_of(app, listener)
+        self._server = _server_of(app, listener, websockets=websockets)
         self.failure: BaseException | None = None
 
     def run(self) -> None:
@@ -98,7 +98,7 @@ class _Granian:
         loop.call_later(_PATIENCE, self._app.cancel_requests)
 
 
-def _server_of(app: Any, listener: socket.socket) -> Any:
+def _server_of(app: Any, listener: socket.socket, *, websockets: bool) -> Any:
     """Make a server that takes connections from a socket that listens already."""
     constants, net, embed = (
         pytest.importorskip(f"granian.{name}", reason="granian is not installed")
@@ -107,7 +107,7 @@ def _server_of(app: Any, listener: socket.socket) -> Any:
     server = embed.Server(
         app,
         interface=constants.Interfaces.ASGI,
-        websockets=False,
+        websockets=websockets,
         log_enabled=False,
         log_dictconfig=_LEAVE_LOGGING_ALONE,
     )
@@ -118,11 +118,11 @@ def _server_of(app: Any, listener: socket.socket) -> Any:
 
 
 @contextmanager
-def serving_granian(app: Any) -> Iterator[int]:
+def serving_granian(app: Any, *, websockets: bool = False) -> Iterator[int]:
     """Serve an app for a block and give its port; its lifespan runs. Skips the test where granian is not installed."""
     watch = _Watch(app)
     with socket.create_server(("127.0.0.1", 0), backlog=_BACKLOG) as listener:
-        server = _Granian(watch, listener)
+        server = _Granian(watch, listener, websockets=websockets)
         thread = threading.Thread(target=server.run, daemon=True)
         thread.start()
         try:

@@ -15,12 +15,14 @@ LIMIT = 30.0
 """Seconds after which a server that does not start or stop fails the test."""
 
 
-def _config(listener: socket.socket) -> hypercorn.config.Config:
+def _config(listener: socket.socket, largest: int | None) -> hypercorn.config.Config:
     config = hypercorn.config.Config()
     # Hypercorn closes the socket that it is given by number; the duplicate is its own.
     config.bind = [f"fd://{listener.dup().detach()}"]
     config.errorlog = None
     config.graceful_timeout = 1.0
+    if largest is not None:
+        config.websocket_max_message_size = largest
     return config
 
 
@@ -51,10 +53,10 @@ class _Hypercorn:
 
 
 @contextmanager
-def serving_hypercorn(app: Any) -> Iterator[int]:
-    """Serve an app for a block and give its port; its lifespan runs."""
+def serving_hypercorn(app: Any, *, largest: int | None = None) -> Iterator[int]:
+    """Serve an app for a block and give its port; its lifespan runs. ``largest``: bytes that it takes in one message."""
     with socket.create_server(("127.0.0.1", 0), backlog=500) as listener:
-        server = _Hypercorn(app, _config(listener))
+        server = _Hypercorn(app, _config(listener, largest))
         thread = threading.Thread(target=server.run, daemon=True)
         thread.start()
         try:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from fastapi import FastAPI, Request
+from fastapi import FastAPI, Request, WebSocket
 from starlette.responses import Response
 
 from fastapi_httpx_pool import (
@@ -14,6 +14,7 @@ from fastapi_httpx_pool import (
     ReverseProxy,
     TimeoutSettings,
     create_lifespan,
+    proxy_websocket,
 )
 from tests.support.granian_server import serving_granian
 from tests.support.hypercorn_server import serving_hypercorn
@@ -27,16 +28,32 @@ EVERY_SERVER = (*UVICORN, "hypercorn", "granian")
 
 DOORS = ("alone", "mounted", "route")
 
+WEBSOCKETS = {"sansio": "websockets-sansio", "legacy": "websockets", "wsproto": "wsproto"}
+"""uvicorn's implementations of WebSockets, each as a server of its own."""
+WEBSOCKET_SERVERS = (*WEBSOCKETS, "hypercorn", "granian")
+WEBSOCKET_DOORS = (*DOORS, "helper")
+
 
 @contextmanager
-def serving_by(server: str, app: Any) -> Iterator[int]:
-    """Serve an app for a block and give its port."""
+def serving_by(server: str, app: Any, *, largest: int | None = None) -> Iterator[int]:
+    """
+    Serve an app for a block and give its port.
+
+    Args:
+        server: One of ``EVERY_SERVER`` or of ``WEBSOCKET_SERVERS``.
+        app: What to serve.
+        largest: Bytes that the server takes in one message of a WebSocket, if it can be told.
+    """
     if server == "hypercorn":
-        with serving_hypercorn(app) as port:
+        with serving_hypercorn(app, largest=largest) as port:
             yield port
     elif server == "granian":
-        with serving_granian(app) as port:
+        with serving_granian(app, websockets=server in WEBSOCKET_SERVERS and largest is None) as port:
             yield port
+    elif server in WEBSOCKETS:
+        sizes = {} if largest is None else {"ws_max_size": largest}
+        with serving(app, ws=WEBSOCKETS[server], proxy_headers=False, **sizes) as running:  # type: ignore[arg-type]  # a name
+            yield running.port
     else:
         # uvicorn would believe X-Forwarded-For from 127.0.0.1, where all clients of the tests are.
         with serving(app, http=server, proxy_headers=False) as running:  # type: ignore[arg-type]  # a name
@@ -64,6 +81,7 @@ def proxied(
     on_response: Any = None,
     on_failure: Any = None,
     around: Callable[[Any], Any] = _itself,
+    largest: int | None = None,
     **policy: Any,
 ) -> Iterator[int]:
     """
@@ -71,36 +89,56 @@ def proxied(
 
     Args:
         upstream: Its URL, with the base path.
-        server: One of ``EVERY_SERVER``.
+        server: One of ``EVERY_SERVER``, or of ``WEBSOCKET_SERVERS``, which serve WebSockets, too.
         door: ``alone`` under the server; ``mounted`` in a FastAPI app at the prefix; or ``route``: a
-            FastAPI route at the prefix that returns ``proxy.response(request)``.
+            FastAPI route at the prefix that returns ``proxy.response(request)``, and one that awaits
+            ``proxy.websocket(websocket)``; or ``helper``: one that awaits ``proxy_websocket``.
         prefix: Where it is mounted.
         settings: Of the client.
         on_request: Hook.
         on_response: Hook.
         on_failure: Hook.
         around: Makes of the app what is served: an app around it, which looks at what passes.
+        largest: As in ``serving_by``.
         policy: Fields of the ``ProxyPolicy``.
     """
     hooks = {"on_request": on_request, "on_response": on_response, "on_failure": on_failure}
     rules = ProxyPolicy(**policy)
     settings = settings or settings_of()
     if door == "alone":
-        with serving_by(server, around(ReverseProxy(upstream, settings=settings, policy=rules, **hooks))) as port:
+        app = ReverseProxy(upstream, settings=settings, policy=rules, **hooks)
+        with serving_by(server, around(app), largest=largest) as port:
             yield port
         return
-    app = FastAPI(lifespan=create_lifespan(settings), openapi_url=None)
+    routes = FastAPI(lifespan=create_lifespan(settings), openapi_url=None)
     proxy = ReverseProxy(upstream, policy=rules, **hooks)
     if door == "mounted":
-        app.mount(prefix, proxy)
+        routes.mount(prefix, proxy)
+    elif door == "helper":
+
+        async def relay_to(websocket: WebSocket) -> None:
+            await proxy_websocket(websocket, upstream + _rest_of(websocket, prefix), policy=rules, **hooks)
+
+        routes.add_api_websocket_route(prefix + "{path:path}", relay_to)
     else:
 
         async def respond(request: Request) -> Response:
             return proxy.response(request, prefix=prefix)
 
-        app.add_api_route(prefix + "{path:path}", respond, methods=METHODS, response_model=None)
-    with serving_by(server, around(app)) as port:
+        async def relay(websocket: WebSocket) -> None:
+            await proxy.websocket(websocket, prefix=prefix)
+
+        routes.add_api_route(prefix + "{path:path}", respond, methods=METHODS, response_model=None)
+        routes.add_api_websocket_route(prefix + "{path:path}", relay)
+    with serving_by(server, around(routes), largest=largest) as port:
         yield port
+
+
+def _rest_of(websocket: WebSocket, prefix: str) -> str:
+    """Return path and query as they came, without the prefix."""
+    scope = websocket.scope
+    path, query = scope["raw_path"].decode("latin-1"), scope["query_string"].decode("latin-1")
+    return str(path.removeprefix(prefix)) + ("?" + query if query else "")
 
 
 POOL_OF_ONE = LimitSettings(max_connections=1, max_keepalive_connections=1)

@@ -49,20 +49,20 @@ class RecordingUpstream:
 
 
 class AppProbe:
-    """An ASGI app around another that tells when requests begin and end, and how."""
+    """An ASGI app around another that tells when requests and WebSockets begin and end, and how."""
 
     def __init__(self, app: Any) -> None:
         self._app = app
         self.begun = threading.Semaphore(0)
-        """Released once for each HTTP request."""
+        """Released once for each HTTP request and each WebSocket."""
         self.ended = threading.Semaphore(0)
-        """Released once for each HTTP request that the app is done with."""
+        """Released once for each HTTP request and each WebSocket that the app is done with."""
         self.statuses: list[int] = []
         self.failures: list[BaseException] = []
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Serve the app."""
-        if scope["type"] != "http":
+        if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
 

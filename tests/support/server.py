@@ -2,14 +2,32 @@
 
 import asyncio
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Literal
 
 import uvicorn
 
+WebSockets = Literal["websockets-sansio", "websockets", "wsproto"]
+"""uvicorn's implementations; the second one is on its way out."""
+
 LIMIT = 30.0
 """Seconds after which a server that does not start or stop fails the test."""
+
+
+@contextmanager
+def _without_its_warnings(ws: WebSockets) -> Iterator[None]:
+    """Let an implementation that is deprecated, and stands on one that is, be used for a block."""
+    with warnings.catch_warnings():
+        if ws == "websockets":
+            for text in (
+                "The `websockets` implementation is deprecated",
+                r"websockets\.(legacy|server\.WebSocketServerProtocol) is deprecated",
+                "remove second argument of ws_handler",
+            ):
+                warnings.filterwarnings("ignore", text)
+        yield
 
 
 class _Server(uvicorn.Server):
@@ -65,6 +83,7 @@ def serving(
     *,
     http: Literal["h11", "httptools"] = "httptools",
     loop: Literal["asyncio", "uvloop"] = "asyncio",
+    ws: WebSockets = "websockets-sansio",
     **options: Any,
 ) -> Iterator[Running]:
     """Serve an app for a block; its lifespan runs."""
@@ -76,7 +95,7 @@ def serving(
         loop=loop,
         log_level="critical",
         lifespan="on",
-        ws="websockets-sansio",
+        ws=ws,
         **options,
     )
     server = _Server(config)
@@ -89,14 +108,15 @@ def serving(
         finally:
             server.ready.set()
 
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    assert server.ready.wait(LIMIT), "the server did not start"
-    assert server.started, "the server refused to start"
-    running = Running(server)
-    try:
-        yield running
-    finally:
-        running.stop()
-        thread.join(LIMIT)
-        assert not thread.is_alive(), "the server did not stop"
+    with _without_its_warnings(ws):
+        thread = threading.Thread(target=run, daemon=True)
+        thread.start()
+        assert server.ready.wait(LIMIT), "the server did not start"
+        assert server.started, "the server refused to start"
+        running = Running(server)
+        try:
+            yield running
+        finally:
+            running.stop()
+            thread.join(LIMIT)
+            assert not thread.is_alive(), "the server did not stop"
