@@ -95,6 +95,7 @@ class Hands:
             async with asyncio.timeout(within):
                 return await self._arrived.get()
         except TimeoutError:
+            await _resumed()
             return None
 
 
@@ -128,7 +129,13 @@ async def comes(wire: Wire, within: float = MOMENT) -> bytes:
     try:
         return await wire.read(within)
     except TookTooLong:
+        await _resumed()
         return b""
+
+
+async def _resumed() -> None:
+    """Wait for nothing: tracers of Python 3.11 lose who awaits what a time limit ended, until it is resumed."""
+    await asyncio.sleep(0)
 
 
 async def respond(client: Client, otherwise: str, method: bytes = b"GET", within: float | None = None) -> Response:
@@ -166,6 +173,7 @@ async def push(wire: Wire, block: bytes, most: int) -> int:
     taken = 0
     while taken < most and await wire.send(block, within=_STALLED):
         taken += len(block)
+    await _resumed()
     return taken
 
 

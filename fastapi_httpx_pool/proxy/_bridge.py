@@ -20,6 +20,7 @@ from time import monotonic
 from typing import Any, Final, final
 
 import anyio
+from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive, Send
 from starlette.websockets import WebSocketDisconnect
 from websockets.client import ClientProtocol
@@ -82,7 +83,8 @@ class Bridge:
         self._client_idle = _shorter(policy.client_idle, policy.websocket_idle)
         self._client_timer: asyncio.TimerHandle | None = None
         self._sending_since: float | None = None
-        self._parts: list[bytes] = []
+        self._begun: bytearray | None = None
+        """What has come of a message in fragments; not a list of them, for there may be millions."""
         self._is_text = False
         self._last_message = monotonic()
         self._pinged_at: float | None = None
@@ -188,7 +190,7 @@ class Bridge:
             return of_garbled(exc)
         except TransportError as exc:
             return of_lost(exc)
-        except GONE:
+        except ClientDisconnect:
             # What it said when it left may still be on its way to the other direction.
             await anyio.sleep(GOODBYE)
             return LOST_CLIENT
@@ -218,15 +220,21 @@ class Bridge:
         frame.data = b""  # the parser keeps the last frame until the next one comes
         if frame.opcode is not Opcode.CONT:
             self._is_text = frame.opcode is Opcode.TEXT
-        if self._parts or not frame.fin:
-            self._parts.append(data)
-            if not frame.fin:
-                return
-            data = b"".join(self._parts)
-            self._parts.clear()
-        kind, whole = ("text", str(data, "utf-8")) if self._is_text else ("bytes", bytes(data))
+        if self._begun is not None:
+            self._begun += data
+            data = self._begun
+        if not frame.fin:
+            self._begun = bytearray(data) if self._begun is None else self._begun
+            return
+        self._begun = None
+        await self._deliver({"text": str(data, "utf-8")} if self._is_text else {"bytes": bytes(data)})
+
+    async def _deliver(self, message: Message) -> None:
         self._sending_since = self._last_message = monotonic()
-        await self._send({"type": "websocket.send", kind: whole})
+        try:
+            await self._send({"type": "websocket.send", **message})
+        except GONE:
+            raise ClientDisconnect from None
         self._sending_since = None
 
     # Control frames.

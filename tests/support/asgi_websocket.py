@@ -1,12 +1,16 @@
 """A server's side of a WebSocket by hand, so that a test sees each ASGI message, and is the client and the server in one."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 import anyio
 
 from tests.support.asgi import LIMIT
+
+
+async def _nothing(message: dict[str, Any]) -> None:
+    """Let a message pass."""
 
 
 class WebSocketDriver:
@@ -17,6 +21,8 @@ class WebSocketDriver:
         self.error: BaseException | None = None
         """What the app raised."""
         self.returned = anyio.Event()
+        self.on_send: Callable[[dict[str, Any]], Awaitable[None]] = _nothing
+        """Awaited with each message before it counts as sent: it may take its time, or raise what a server raises."""
         self._app = app
         self._to_app, self._for_app = anyio.create_memory_object_stream[dict[str, Any]](100)
         self._from_app, self._sent = anyio.create_memory_object_stream[dict[str, Any]](100)
@@ -38,11 +44,15 @@ class WebSocketDriver:
     async def run(self) -> None:
         """Call the app once."""
         try:
-            await self._app(self.scope, self._for_app.receive, self._from_app.send)
+            await self._app(self.scope, self._for_app.receive, self._send)
         except Exception as exc:  # noqa: BLE001 -- a server notes it; the test looks at it
             self.error = exc
         finally:
             self.returned.set()
+
+    async def _send(self, message: Any) -> None:
+        await self.on_send(message)
+        await self._from_app.send(message)
 
     def close(self) -> None:
         """Close the streams."""
@@ -58,8 +68,9 @@ async def serving_websocket(
     path: str = "/",
     headers: tuple[tuple[bytes, bytes], ...] = (),
     answers: bool = True,
+    **more: Any,
 ) -> AsyncIterator[WebSocketDriver]:
-    """Call an app with a WebSocket for a block; ``answers``: whether the server can refuse with an answer."""
+    """Call an app with a WebSocket for a block; ``answers``: whether the server can refuse with an answer; ``more``: of its scope."""
     scope = {
         "type": "websocket",
         "asgi": {"version": "3.0", "spec_version": "2.4"},
@@ -75,6 +86,7 @@ async def serving_websocket(
         "subprotocols": [],
         "state": dict(lifespan_scope.get("state", {})),
         "extensions": {"websocket.http.response": {}} if answers else {},
+        **more,
     }
     driver = WebSocketDriver(app, scope)
     try:
