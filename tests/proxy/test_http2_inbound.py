@@ -11,8 +11,11 @@ from fastapi import FastAPI, Request
 
 from fastapi_httpx_pool import StreamingProxyResponse, create_lifespan
 from fastapi_httpx_pool.proxy._headers import with_one_cookie_line
+from tests.support.http2_client import Http2WebSocket
 from tests.support.http2_server import serving_http2
+from tests.support.proxies import proxied
 from tests.support.upstream import Connection, ok, scripted
+from tests.support.websocket_wire import TEXT, frame, handed
 
 
 def _echo(connection: Connection) -> None:
@@ -62,3 +65,29 @@ def test_pieces_of_a_cookie() -> None:
 
     assert with_one_cookie_line(inbound) == [(b"x", b"y"), (b"cookie", b"a=1; b=2")]
     assert with_one_cookie_line(inbound[1:2]) == [(b"x", b"y")]
+
+
+def test_a_websocket_over_http2() -> None:
+    """It is asked for with CONNECT (RFC 8441), and the upstream knows nothing of that."""
+    with handed() as upstream, proxied(upstream.url, "hypercorn") as port:
+        lines = ((b"cookie", b"a=1"), (b"cookie", b"b=2"), (b"sec-websocket-protocol", b"x, y"))
+        websocket = Http2WebSocket(port, b"/chat?x=1", *lines)
+        asked = upstream.asked()
+        far = asked.accept(b"Sec-WebSocket-Protocol: y", b"Set-Cookie: z=1")
+        answer = websocket.answer()
+        websocket.write(frame(TEXT, b"hi", mask=b"mask"))
+        message = far.message()
+        far.text("back")
+        came = websocket.read()
+        websocket.close()
+
+    assert asked.head.startswith(b"GET /chat?x=1 HTTP/1.1\r\n")
+    assert asked.values(b"cookie") == [b"a=1; b=2"]
+    assert asked.values(b"via")[0].startswith(b"2 ")
+    assert [value for name, value in answer if name in (b":status", b"sec-websocket-protocol", b"set-cookie")] == [
+        b"200",
+        b"y",
+        b"z=1",
+    ]
+    assert message == (TEXT, b"hi")
+    assert came == frame(TEXT, b"back")
