@@ -6,14 +6,15 @@ ifeq ($(PYTHON),)
 $(error No Python 3.11 or newer was found; name one: make PYTHON=/path/to/python)
 endif
 
-CHECKED := fastapi_httpx_pool benchmarks example_app tests scripts docs conftest.py
+CHECKED := fastapi_httpx_pool benchmarks example_app matrix tests scripts docs conftest.py
 
-.PHONY: help demo test bench check format constraints clean
+.PHONY: help demo test bench conformance check format constraints clean
 
 help:
 	@echo "make demo         install what is needed and run the example app"
 	@echo "make test         install what is needed and run all tests"
 	@echo "make bench        compare with httpx, aiohttp and others; in three minutes"
+	@echo "make conformance  ask this and other proxies which rules they keep; in ten minutes"
 	@echo "make check        format, lint, types, layers, docs"
 	@echo "make format       let ruff rewrite the files"
 	@echo "make constraints  pin the newest versions of everything"
@@ -30,8 +31,12 @@ bench:
 	@$(PYTHON) scripts/environment.py .venv-bench bench
 	@exec .venv-bench/bin/python -m benchmarks $(ARGS)
 
+conformance:
+	@$(PYTHON) scripts/environment.py .venv-conformance conformance
+	@exec .venv-conformance/bin/python -m matrix $(ARGS)
+
 .venv-check: pyproject.toml constraints.txt
-	@$(PYTHON) scripts/environment.py .venv-check example test families bench check
+	@$(PYTHON) scripts/environment.py .venv-check example test families bench conformance check
 	@touch .venv-check
 
 check: .venv-check
@@ -50,7 +55,7 @@ format: .venv-check
 # Needs uv; every version there is, for every Python at once, and no addresses.
 constraints:
 	uv pip compile --quiet --universal --python-version 3.11 --no-emit-index-url --no-annotate --no-header --upgrade \
-		--all-extras --group bench --group build --group check --group example --group families --group test \
+		--all-extras --group bench --group build --group check --group conformance --group example --group families --group test \
 		--output-file constraints.txt pyproject.toml
 
 clean:
