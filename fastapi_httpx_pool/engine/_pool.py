@@ -113,6 +113,7 @@ class Pool:
         self._empty: asyncio.Future[None] | None = None
         self._report: tuple[float, str] = (-inf, "")
         self._debug = loop.get_debug() or sys.flags.dev_mode
+        self._draining = False
         self.is_closed = False
 
     # One request.
@@ -304,6 +305,7 @@ class Pool:
             self._end(exchange, None)
 
         tunnel = Tunnel(connection, exchange.reader.surplus, release)
+        tunnel.draining = self._draining
         exchange.connection = None
         exchange.state = "a tunnel"
         self._tunnels.add(tunnel)
@@ -522,16 +524,22 @@ class Pool:
 
     async def drain(self, seconds: float) -> int:
         """Wait for the exchanges in flight, at most so long; return how many are left."""
-        for tunnel in list(self._tunnels):
-            if tunnel.on_drain is not None:
-                tunnel.on_drain()
+        self._draining = True
+        try:
+            for tunnel in list(self._tunnels):
+                tunnel.drain()
+            await self._wait_until_empty(seconds)
+        finally:
+            self._draining = False
+        return self.active + self.queued
+
+    async def _wait_until_empty(self, seconds: float) -> None:
         if self.active or self.queued:
             if self._empty is None:
                 self._empty = self.loop.create_future()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(seconds):
                     await asyncio.shield(self._empty)  # others may wait for it, too
-        return self.active + self.queued
 
     def _look_whether_empty(self) -> None:
         empty = self._empty

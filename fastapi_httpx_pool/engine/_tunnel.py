@@ -72,8 +72,11 @@ class Tunnel:
         self._readable: asyncio.Future[None] | None = None
         self._drained: asyncio.Future[None] | None = None
         self._gone: asyncio.Future[None] | None = None
+        self._soon = b""
         self.on_drain: Callable[[], None] | None = None
         """Called when the pool begins to wait for what is in flight: the time to say goodbye."""
+        self.draining: bool = False
+        """Whether the pool waits for what is in flight already."""
         connection.holder = self
 
     def get_extra_info(self, name: str) -> Any:
@@ -149,8 +152,14 @@ class Tunnel:
         return True
 
     async def write_soon(self, buffer: bytes) -> None:
-        """Write a few bytes if none wait to go out, and drop them otherwise; errors as in ``write_nowait``."""
-        self.write_nowait(buffer)
+        """
+        Write a few bytes as soon as no others wait to go out; of several calls until then only the last one counts.
+
+        Raises:
+            WriteError: The connection broke, or was closed.
+        """
+        if not self.write_nowait(buffer):
+            self._soon = buffer
 
     async def start_tls(
         self,
@@ -186,6 +195,12 @@ class Tunnel:
         assert transport is not None
         connection.connection_made(transport)
         return self
+
+    def drain(self) -> None:
+        """Tell whoever speaks here that the pool waits for the end."""
+        self.draining = True
+        if self.on_drain is not None:
+            self.on_drain()
 
     async def aclose(self) -> None:
         """Close the connection once everything has gone out, or a second later. Harmless twice."""
@@ -253,6 +268,9 @@ class Tunnel:
 
     def go_on(self) -> None:
         """Write on."""
+        soon, self._soon = self._soon, b""
+        if soon and not self._connection.is_closing:
+            self._connection.write(soon)
         self._wake(self._drained)
         self._drained = None
 

@@ -30,7 +30,7 @@ from ._response import Streamed, body_of
 from ._rewriting import Rewriting
 from ._rules import Rules
 from ._source import Forwarded, Where, Wishes, timeouts_from, timeouts_of, wishes_from
-from ._switch import Switch
+from ._switch import Channel, Switch
 from ._target import TargetRefused
 from ._via import pseudonym
 from ._way import CLIENTS_OWN
@@ -124,8 +124,8 @@ class ReverseProxy:
         source = self._forwarded(
             request, prefix, Wishes(client, self._timeouts(client)), base=self._base, handshake=handshake
         )
-        switch = Switch(receive, send, handshake, client, self._rules.policy)
-        await relay_websocket(scope, source, self._door_of(request, prefix, self._base), switch)
+        switch = Switch(Channel(scope, receive, send), handshake, client, self._rules.policy)
+        await relay_websocket(request, source, self._door_of(request, prefix, self._base), switch)
 
     def response(
         self,
@@ -209,8 +209,9 @@ class ReverseProxy:
         base = self._base if upstream is None else Base.parse(str(upstream))
         handshake = self._handshake()
         source = self._forwarded(request, prefix, wishes, base=base, path=path, handshake=handshake)
-        switch = Switch(websocket.receive, websocket.send, handshake, wishes.client, self._rules.policy)
-        await relay_websocket(websocket.scope, source, self._door_of(request, prefix, base), switch)
+        channel = Channel(websocket.scope, websocket.receive, websocket.send)
+        switch = Switch(channel, handshake, wishes.client, self._rules.policy)
+        await relay_websocket(request, source, self._door_of(request, prefix, base), switch)
 
     def _wishes_of(
         self, scope: Scope, client: Any, timeout: Any, method: str | None, headers: Mapping[str, str | None] | None

@@ -14,18 +14,19 @@ The rules:
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
 from time import monotonic
 from typing import Any, Final, final
 
 import anyio
+import anyio.lowlevel
 from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive, Send
-from starlette.websockets import WebSocketDisconnect
 from websockets.client import ClientProtocol
 from websockets.exceptions import InvalidState
 from websockets.frames import Frame, Opcode
+from websockets.protocol import OPEN
 
 from .._cancellation import runs_asyncio
 from ..exceptions import ReadTimeout, TransportError
@@ -36,7 +37,6 @@ from ._goodbyes import (
     LEAVING,
     LOST_CLIENT,
     SHUTDOWN,
-    STALLED,
     Ending,
     Goodbye,
     of_broken,
@@ -44,21 +44,27 @@ from ._goodbyes import (
     of_garbled,
     of_lost,
     of_upstream,
+    stalled,
 )
 from ._policy import ProxyPolicy
+from ._servers import says_gone
 
-__all__ = ("GONE", "Bridge")
+__all__ = ("Bridge",)
 
 FRAGMENT: Final = 256 * 1024
 """Bytes of a longer message that go to the upstream in one frame."""
-READ_SIZE: Final = 64 * 1024
+READ_SIZE: Final = 16 * 1024
+"""Bytes that are read at a time: they may be thousands of frames."""
+TURN: Final = 256
+"""Frames after which others have their turn."""
+SLOWEST: Final = 1024 * 1024
+"""Bytes a second that a client may take a message in."""
+LONGEST_CONTROL: Final = 131
 GOODBYE: Final = 2.0
 """Seconds that the upstream has to close the connection after the last frame."""
+SOON: Final = 0.05
 
 _WITH_DATA = (Opcode.TEXT, Opcode.BINARY, Opcode.CONT)
-
-GONE = (OSError, RuntimeError, WebSocketDisconnect)
-"""How servers say that the client has left, that they have closed the WebSocket themselves, and how Starlette puts it."""
 
 
 @final
@@ -80,9 +86,12 @@ class Bridge:
         self._ping_interval = policy.websocket_ping_interval
         self._ping_timeout = policy.websocket_ping_timeout
         self._idle = policy.websocket_idle
+        # Half a message is none: who takes nothing of one is idle, too.
         self._client_idle = _shorter(policy.client_idle, policy.websocket_idle)
+        self._write_limit = _sum(policy.websocket_ping_interval, policy.websocket_ping_timeout)
         self._client_timer: asyncio.TimerHandle | None = None
         self._sending_since: float | None = None
+        self._last_length = 0
         self._begun: bytearray | None = None
         """What has come of a message in fragments; not a list of them, for there may be millions."""
         self._is_text = False
@@ -94,6 +103,8 @@ class Bridge:
     async def run(self) -> Ending:
         """Carry messages until the end; return how it came."""
         self._stream.on_drain = self._go_away
+        if self._stream.draining:
+            self._go_away()
         if self._client_idle is not None and runs_asyncio():
             self._look_at_client(asyncio.get_running_loop(), self._client_idle)
         try:
@@ -106,6 +117,9 @@ class Bridge:
             self._stream.on_drain = None
             if self._client_timer is not None:
                 self._client_timer.cancel()
+            # The library's objects are a circle, and would wait for the garbage collector with all they hold.
+            self._protocol.reader.discard()
+            self._begun = None
         ending = self._ending
         assert ending is not None
         if ending.upstream is not None:
@@ -141,35 +155,38 @@ class Bridge:
                 message = await self._receive()
                 if message["type"] == "websocket.disconnect":
                     return of_client(message)
-                self._last_message = monotonic()
-                with suppress(InvalidState):  # it comes too late: the upstream has said goodbye
-                    await self._send_on(message)
+                await self._send_on(message)
                 del message  # the next one may take long to come, and this one may be large
         except TransportError as exc:
+            # What the upstream said before may still be on its way to the client.
+            await anyio.sleep(GOODBYE)
             return of_lost(exc)
 
     async def _send_on(self, message: Message) -> None:
         text, protocol = message.get("text"), self._protocol
         send = protocol.send_binary if text is None else protocol.send_text
-        data = message["bytes"] if text is None else text.encode()
-        if len(data) <= FRAGMENT:
-            send(data)
-            await self._flush()
-            return
-        view = memoryview(data)
-        for start in range(0, len(view), FRAGMENT):
-            fragment, last = view[start : start + FRAGMENT], start + FRAGMENT >= len(view)
+        data = memoryview(message["bytes"] if text is None else text.encode())
+        start = 0
+        # Once the upstream has said goodbye, everything comes too late.
+        while protocol.state is OPEN:
+            self._last_message = monotonic()
+            fragment, last = data[start : start + FRAGMENT], start + FRAGMENT >= len(data)
             if start:
                 protocol.send_continuation(fragment, fin=last)
             else:
                 send(fragment, fin=last)
             await self._flush()
+            if last:
+                break
+            start += FRAGMENT
 
     async def _flush(self) -> None:
         stream = self._stream
         for data in self._protocol.data_to_send():
             if not stream.write_nowait(data):
-                await stream.write(data)
+                await stream.write(data, self._write_limit)
+                if self._pinged_at is not None:
+                    self._pinged_at = monotonic()  # it reads, and may not have come to the ping yet
 
     # From the upstream to the client.
 
@@ -202,13 +219,18 @@ class Bridge:
             protocol.receive_data(data)
         else:
             protocol.receive_eof()
+        if len(data) > LONGEST_CONTROL:
+            self._last_message = monotonic()  # a piece of one, at least
         answers = protocol.data_to_send()
         if answers:
-            await self._write_soon(answers)
-        for event in protocol.events_received():
+            with suppress(TransportError):  # what was said before comes first; the next read tells of the loss
+                await self._write_soon(answers)
+        for number, event in enumerate(protocol.events_received(), 1):
             assert isinstance(event, Frame)
             if event.opcode in _WITH_DATA:
                 await self._pass_on(event)
+            if not number % TURN:
+                await anyio.lowlevel.checkpoint()
         if protocol.parser_exc is not None:
             return of_broken(protocol.parser_exc)
         if protocol.close_rcvd is not None:
@@ -227,23 +249,28 @@ class Bridge:
             self._begun = bytearray(data) if self._begun is None else self._begun
             return
         self._begun = None
+        length, now = len(data), monotonic()
+        # Some servers let the next message wait for the last one.
+        self._sending_since, self._last_message = now + (length + self._last_length) / SLOWEST, now
+        self._last_length = length
         await self._deliver({"text": str(data, "utf-8")} if self._is_text else {"bytes": bytes(data)})
+        self._sending_since = None
 
     async def _deliver(self, message: Message) -> None:
-        self._sending_since = self._last_message = monotonic()
         try:
             await self._send({"type": "websocket.send", **message})
-        except GONE:
-            raise ClientDisconnect from None
-        self._sending_since = None
+        except Exception as exc:
+            if says_gone(exc):
+                raise ClientDisconnect from None
+            raise
 
     # Control frames.
 
-    async def _write_soon(self, frames: Iterable[bytes]) -> None:
-        # Not behind what the other direction waits to get rid of: who would wait there would not read.
-        data = b"".join(frames)
-        if not self._stream.write_nowait(data):
-            await self._stream.write_soon(data)
+    async def _write_soon(self, frames: Sequence[bytes]) -> None:
+        # Not behind what the other direction waits to get rid of: who would wait there would not read. Of
+        # several pongs the last one is enough (RFC 6455, section 5.5.3), and a goodbye is always the last.
+        if not self._stream.write_nowait(b"".join(frames)):
+            await self._stream.write_soon(next((frame for frame in reversed(frames) if frame), b""))
 
     # Silence.
 
@@ -254,9 +281,9 @@ class Bridge:
         now, limits = monotonic(), []
         if self._idle is not None:
             limits.append(self._last_message + self._idle - now)
-        if self._pinged_at is None and self._ping_interval is not None:
+        if self._ping_interval is not None and (self._pinged_at is None or self._ping_timeout is None):
             limits.append(self._ping_interval)
-        if self._pinged_at is not None and self._ping_timeout is not None:
+        elif self._pinged_at is not None and self._ping_timeout is not None:
             limits.append(self._pinged_at + self._ping_timeout - now)
         return max(0.0, min(limits)) if limits else None
 
@@ -265,9 +292,8 @@ class Bridge:
         now = monotonic()
         if self._idle is not None and now >= self._last_message + self._idle:
             return IDLE
-        if self._pinged_at is not None:
-            is_dead = self._ping_timeout is not None and now >= self._pinged_at + self._ping_timeout
-            return DEAD if is_dead else None
+        if self._pinged_at is not None and self._ping_timeout is not None:
+            return DEAD if now >= self._pinged_at + self._ping_timeout else None
         if self._ping_interval is not None:
             self._pinged_at = now
             self._protocol.send_ping(b"")
@@ -276,12 +302,12 @@ class Bridge:
 
     def _look_at_client(self, loop: asyncio.AbstractEventLoop, limit: float) -> None:
         """See whether the client has not taken a message for too long."""
-        since = self._sending_since
-        rest = limit if since is None else since + limit - monotonic()
-        if rest > 0:
-            self._client_timer = loop.call_later(rest, self._look_at_client, loop, limit)
+        since, now = self._sending_since, monotonic()
+        if since is not None and now >= since + limit:
+            self._end(stalled(limit))
         else:
-            self._end(STALLED)
+            rest = limit if since is None else since + limit - now
+            self._client_timer = loop.call_later(max(rest, SOON), self._look_at_client, loop, limit)
 
     # The end.
 
@@ -291,8 +317,12 @@ class Bridge:
             await self._write_soon(self._protocol.data_to_send())
 
     async def _tell_client(self, close: Goodbye) -> None:
-        with suppress(*GONE), anyio.move_on_after(GOODBYE):  # it may not have taken what came before
-            await self._send({"type": "websocket.close", "code": close.code, "reason": close.reason})
+        with anyio.move_on_after(GOODBYE):  # it may not have taken what came before
+            try:
+                await self._send({"type": "websocket.close", "code": close.code, "reason": close.reason})
+            except Exception as exc:
+                if not says_gone(exc):
+                    raise
 
     async def _wait_for_the_end(self) -> None:
         """Let the upstream close the connection, as servers do: a reset could overtake the last frame."""
@@ -304,3 +334,7 @@ class Bridge:
 def _shorter(one: float | None, other: float | None) -> float | None:
     limits = [limit for limit in (one, other) if limit is not None]
     return min(limits) if limits else None
+
+
+def _sum(one: float | None, other: float | None) -> float | None:
+    return None if one is None or other is None else one + other

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 from starlette.types import Message
 from websockets.exceptions import PayloadTooBig
 
-from ..exceptions import TransportError
+from ..exceptions import TransportError, WriteTimeout
 from ._failures import ProxyFailure
 
 __all__ = (
@@ -19,7 +19,6 @@ __all__ = (
     "LEAVING",
     "LOST_CLIENT",
     "SHUTDOWN",
-    "STALLED",
     "Ending",
     "Goodbye",
     "of_broken",
@@ -27,6 +26,7 @@ __all__ = (
     "of_garbled",
     "of_lost",
     "of_upstream",
+    "stalled",
 )
 
 NORMAL: Final = 1000
@@ -68,9 +68,6 @@ SHUTDOWN: Final = Ending(LEAVING, LEAVING)
 """The pool is being closed."""
 LOST_CLIENT: Final = Ending(upstream=LEAVING)
 IDLE: Final = Ending(Goodbye(GOING_AWAY, "idle"), Goodbye(GOING_AWAY, "idle"))
-STALLED: Final = Ending(
-    upstream=LEAVING, failure=ProxyFailure.CLIENT_STALLED, detail="the client takes nothing, and is broken off"
-)
 DEAD: Final = Ending(
     Goodbye(INTERNAL_ERROR),
     Goodbye(INTERNAL_ERROR, "keepalive ping timeout"),
@@ -120,5 +117,14 @@ def of_broken(error: Exception) -> Ending:
 
 
 def of_lost(error: TransportError) -> Ending:
-    """Return the end of a WebSocket whose upstream's connection broke."""
-    return Ending(Goodbye(INTERNAL_ERROR), failure=ProxyFailure.RESPONSE_BODY_BROKE, detail=str(error))
+    """Return the end of a WebSocket whose upstream's connection broke, or takes nothing."""
+    takes_nothing = isinstance(error, WriteTimeout)
+    failure = ProxyFailure.REQUEST_UPSTREAM_TIMEOUT if takes_nothing else ProxyFailure.RESPONSE_BODY_BROKE
+    return Ending(Goodbye(INTERNAL_ERROR), failure=failure, detail=str(error))
+
+
+def stalled(limit: float) -> Ending:
+    """Return the end of a WebSocket whose client has taken nothing for so many seconds, and is broken off."""
+    return Ending(
+        upstream=LEAVING, failure=ProxyFailure.CLIENT_STALLED, detail=f"the client has taken nothing for {limit:g} s"
+    )

@@ -71,10 +71,10 @@ class Handshake:
         Raises:
             HandshakeFailed: It is none that was asked for.
         """
-        told = Headers([(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers])
         try:
+            told = Headers([(name.decode("latin-1"), value.decode("latin-1")) for name, value in headers])
             self.protocol.process_response(WebSocketResponse(SWITCHING, "", told))
-        except InvalidHandshake as exc:
+        except (InvalidHandshake, ValueError) as exc:
             raise HandshakeFailed(f"the upstream's handshake is none that was asked for: {exc}") from exc
 
 
@@ -84,4 +84,4 @@ def as_request(scope: Scope) -> Scope:
     if offered and not any(name.lower() == SUBPROTOCOL for name, _ in headers):
         # uvicorn with wsproto takes the line away.
         headers = [*headers, (SUBPROTOCOL, ", ".join(offered).encode("latin-1"))]
-    return {**scope, "type": "http", "method": "GET", "headers": headers}
+    return {**scope, "type": "http", "method": "GET", "headers": headers, "extensions": {}}

@@ -7,6 +7,7 @@ from typing import Final, final
 from starlette.responses import Response as StarletteResponse
 
 from ..messages import Header, Response
+from ._handshake import OURS
 from ._headers import check_values, replaced, response_headers
 from ._hooks import OnResponse, UpstreamResponse, ask
 from ._rules import Rules
@@ -57,7 +58,8 @@ class Outgoing:
         if not (switches or _is_usable(response.status)):
             raise UnusableResponse(f"the upstream answered with status {response.status}")
         self.status = response.status
-        self.headers = response_headers(response.headers, rules.kept_from_client)
+        removed = rules.kept_from_client | OURS if switches else rules.kept_from_client
+        self.headers = response_headers(response.headers, removed)
         if len(self.headers) < len(response.headers):
             _check_codings(response.headers)
         if rules.to_client:

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_network
+from math import inf
 from typing import Final, Literal, final, get_args
 
 from ._headers import sendable
@@ -17,6 +18,7 @@ AUTO: Final = "auto"
 UNIX: Final = "unix"
 
 _TIMES = ("first_byte", "stream_idle", "client_idle", "heartbeat")
+_WEBSOCKET_TIMES = ("websocket_ping_interval", "websocket_ping_timeout", "websocket_idle")
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 
 
@@ -75,7 +77,11 @@ class ProxyPolicy:
     stream_idle: float | None = None
     """How long server-sent events may be silent, in the place of the ``read`` timeout."""
     client_idle: float | None = 100.0
-    """How long a client may neither send what it has announced (408) nor take what it is sent (broken off)."""
+    """
+    How long a client may neither send what it has announced (408) nor take what it is sent (broken off).
+
+    A WebSocket's message may take a second longer for each MiB.
+    """
     heartbeat: float | None = None
     """Send a comment to the client when server-sent events have been silent for so long."""
     websocket_max_message: int | None = 64 * 1024 * 1024
@@ -106,7 +112,9 @@ class ProxyPolicy:
             raise ValueError(f"via is {self.via!r}; a name in Via has only letters, digits and !#$%&'*+-.^_`|~")
         for name in ("max_request_body", "max_response_body", "websocket_max_message"):
             _check_limit(name, getattr(self, name), "bytes")
-        for name in (*_TIMES, "websocket_ping_interval", "websocket_ping_timeout", "websocket_idle"):
+        for name in _WEBSOCKET_TIMES:
+            _check_time(name, getattr(self, name))
+        for name in _TIMES:
             _check_limit(name, getattr(self, name), "seconds")
         if self.max_hops < 1:
             raise ValueError(f"max_hops is {self.max_hops}; it must be at least 1")
@@ -133,3 +141,8 @@ def _check_network(network: str) -> None:
 def _check_limit(name: str, value: float | None, unit: str) -> None:
     if value is not None and value < 0:
         raise ValueError(f"{name} is {value}; it must be a number of {unit} from 0, or None for no limit")
+
+
+def _check_time(name: str, value: float | None) -> None:
+    if value is not None and not 0 < value < inf:
+        raise ValueError(f"{name} is {value}; it must be a number of seconds above 0, or None for no limit")

@@ -354,6 +354,8 @@ class Relay:
 
     async def _fail(self, error: Exception) -> None:
         failure = self._failure_of(error)
+        if self._switch is not None and self._switch.channel.take_back():
+            self._started = False
         if failure is None:
             if self._started and not self._watch.over:
                 await self._spoil()

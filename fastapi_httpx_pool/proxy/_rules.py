@@ -4,7 +4,7 @@ from typing import final
 
 from ..messages import Header
 from ._forwarding import Forwarding
-from ._handshake import OURS
+from ._handshake import OURS, SUBPROTOCOL
 from ._headers import HOP_BY_HOP, sendable
 from ._policy import ProxyPolicy
 
@@ -31,6 +31,7 @@ class Rules:
         self.special: frozenset[bytes] = _LOOKED_AT | self.ours
         self.special_in_handshakes: frozenset[bytes] = self.special | OURS
         """The same for the request that a WebSocket begins as."""
+        self.ours_in_handshakes: frozenset[bytes] = self.ours | OURS | {SUBPROTOCOL}
         self.to_client: list[Header]
         self.to_client, removed = sendable(policy.response_headers)
         self.kept_from_client: frozenset[bytes] = removed | {name for name, _ in self.to_client}

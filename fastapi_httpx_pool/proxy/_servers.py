@@ -8,20 +8,24 @@ already; hypercorn cannot, so that its own lines stand, and the upstream's go. B
 puts a ``receive`` of its own before the server's there is nobody to look at, and both stand.
 """
 
+import re
 import sys
 from asyncio import Queue
 from collections.abc import Iterable
 from typing import Any
 
 from starlette.types import Receive, Send
-from starlette.websockets import WebSocket
+from starlette.websockets import WebSocket, WebSocketDisconnect
 
 from ..messages import Header
 
-__all__ = ("abort", "joined", "with_one_of_each")
+__all__ = ("abort", "joined", "says_gone", "with_one_of_each")
 
 _WRITTEN = {b"date": "include_date_header", b"server": "include_server_header"}
 """Names of the lines, and hypercorn's options for them."""
+
+_CLOSED = re.compile(r"Unexpected ASGI message|Connection already upgraded")
+"""uvicorn's words, and granian's."""
 
 
 def with_one_of_each(headers: list[Header], receive: Receive, send: Send) -> list[Header]:
@@ -57,6 +61,13 @@ def joined(headers: Iterable[Header]) -> list[Header]:
     for name, value in headers:
         values.setdefault(name, []).append(value)
     return [(name, found[0] if name == b"set-cookie" else b", ".join(found)) for name, found in values.items()]
+
+
+def says_gone(error: Exception) -> bool:
+    """Whether a server says with this that the client has left, or that it has closed the WebSocket itself."""
+    if isinstance(error, OSError | WebSocketDisconnect):
+        return True
+    return isinstance(error, RuntimeError) and _CLOSED.search(str(error)) is not None
 
 
 def abort(receive: Receive) -> None:

@@ -1,5 +1,6 @@
 """Where an answer comes from: the inbound request sent on, or a response that a route has opened."""
 
+import re
 from collections.abc import AsyncIterable, Callable, Mapping
 from dataclasses import dataclass, field
 from time import perf_counter
@@ -15,7 +16,8 @@ from ..exceptions import ClientClosed, TransportError
 from ..messages import Header, Origin, Timeouts
 from ..settings import TimeoutSettings
 from ..transports import PooledClient, family_of, handler_for, response_over
-from ._admission import admit, answer_here
+from ._admission import RequestRefused, admit, answer_here
+from ._failures import ProxyFailure
 from ._handshake import Handshake
 from ._headers import (
     check_values,
@@ -41,6 +43,7 @@ __all__ = (
     "Source",
     "Where",
     "Wishes",
+    "http_url",
     "timeouts_from",
     "timeouts_of",
     "wishes_from",
@@ -52,6 +55,7 @@ Informed = Callable[[int, list[Header]], None]
 _HTTP1 = frozenset(("1.0", "1.1"))
 _EVENTS = b"text/event-stream"
 _CONTINUE = b"100-continue"
+_WEBSOCKET_SCHEME = re.compile("ws(?=s?://)", re.IGNORECASE)
 
 
 class HookFailed(Exception):
@@ -219,8 +223,10 @@ class Forwarded:
         if not self._is_http1:
             inbound = with_one_cookie_line(inbound)
         self._inbound = inbound
-        special = rules.special if handshake is None else rules.special_in_handshakes
-        self._headers, self._special = sift(inbound, special, rules.ours)
+        if handshake is None:
+            self._headers, self._special = sift(inbound, rules.special, rules.ours)
+        else:
+            self._headers, self._special = sift(inbound, rules.special_in_handshakes, rules.ours_in_handshakes)
         # uvicorn with httptools takes the body of such a request for the next request.
         self.must_close: bool = b"upgrade" in self._special and self._is_framed
         self._found: Where | None = None
@@ -287,7 +293,7 @@ class Forwarded:
         self.asked_at = perf_counter() if policy.server_timing else 0.0
         response = await handler(request)
         # The engine asks for its limits each time that it waits.
-        if any(name.lower() == b"content-type" and value[:17].lower() == _EVENTS for name, value in response.headers):
+        if self._handshake is None and _is_events(response):
             request.timeouts = patience._replace(read=policy.stream_idle)
         else:
             request.timeouts = patience
@@ -309,6 +315,8 @@ class Forwarded:
         """Return the body, if there is one, and the line that says how it ends."""
         special = self._special
         if self._handshake is not None:
+            if b"transfer-encoding" in special or special.get(b"content-length", [b"0"]) != [b"0"]:
+                raise RequestRefused(ProxyFailure.REQUEST_INVALID, "the handshake of a WebSocket has a body")
             return None, []
         if self._body is not None:
             return await self._kept(inbound, self._body)
@@ -410,6 +418,8 @@ class Forwarded:
                 f"on_request returned {given!r}; it may change the request that it is given and return nothing, "
                 "or return that one, or a starlette.responses.Response to answer at once"
             )
+        if self._handshake is not None and given.method != "GET":
+            raise ValueError(f"on_request made a {given.method} of a WebSocket's handshake, which is a GET")
         request.method = method_in_bytes(given.method)
         self.method = given.method
         request.timeouts = given.timeouts
@@ -419,13 +429,22 @@ class Forwarded:
         names = {name.lower() for name, _ in [*before, *headers]}
         headers = [line for line in headers if without_twins([line], names) or line not in before]
         if given.url != url:
-            target = parse_target(given.url, strict=self._rules.policy.strict_paths)
+            target = parse_target(http_url(given.url), strict=self._rules.policy.strict_paths)
             self._found = Where(target.origin, target.host, target.with_query(b""))
             request.origin, request.target = target.origin, self._found.target
             if not self._rules.policy.preserve_host:
                 headers = replaced(headers, [(b"host", target.host)])
         # How the body ends is not for a hook to say.
         request.headers = [line for line in headers if line[0] not in (b"content-length", b"transfer-encoding")]
+
+
+def http_url(url: str) -> str:
+    """Return a URL with ``http`` for ``ws``, which means the same here."""
+    return _WEBSOCKET_SCHEME.sub("http", url, count=1)
+
+
+def _is_events(response: messages.Response) -> bool:
+    return any(name.lower() == b"content-type" and value[:17].lower() == _EVENTS for name, value in response.headers)
 
 
 def timeouts_of(client: Any) -> Timeouts:
@@ -435,7 +454,11 @@ def timeouts_of(client: Any) -> Timeouts:
     Raises:
         TypeError: It is not an ``AsyncClient`` of either family.
     """
-    known = _limits.get(client)
+    try:
+        known = _limits.get(client)
+    except TypeError:
+        family_of(client)  # which says what it is not
+        raise
     if known is None or known[0] is not client.timeout:
         family_of(client)
         timeout = client.timeout

@@ -2,17 +2,19 @@
 
 from typing import Any, Final, final
 
+import anyio
 from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive, Scope, Send
 
 from ..messages import Header, Response
 from ..transports import NetworkStream, network_stream_of
-from ._bridge import GONE, Bridge
+from ._bridge import Bridge
 from ._failures import ProxyFailure
 from ._handshake import OURS, SUBPROTOCOL, SWITCHING, Handshake, HandshakeFailed
+from ._headers import HOP_BY_HOP
 from ._outgoing import Outgoing, ResponseTooLarge
 from ._policy import ProxyPolicy
-from ._servers import abort, joined, with_one_of_each
+from ._servers import abort, joined, says_gone, with_one_of_each
 
 __all__ = ("Channel", "Switch")
 
@@ -20,7 +22,7 @@ LONGEST: Final = 16 * 1024 * 1024
 """Bytes of a refusal's body."""
 
 # Beside what the upstream says about one connection, what servers write themselves, and what has no place here.
-_NOT_WITH_101 = OURS | {SUBPROTOCOL, b"content-length", b"date", b"server"}
+_NOT_WITH_101 = OURS | HOP_BY_HOP | {SUBPROTOCOL, b"content-length", b"date", b"server"}
 
 
 @final
@@ -29,63 +31,98 @@ class Channel:
 
     def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._receive = receive
-        self._send = send
+        self.send_message: Send = send
+        """For what is said once it is accepted."""
         extensions = scope.get("extensions") or ()
         self._takes_answers = "websocket.http.response" in extensions
         self._takes_lines_once = "http.response.pathsend" in extensions  # granian's mark
         self._head: Message | None = None
         self._body = bytearray()
+        self._answered = False
+        self._early: Message | None = None
 
     async def begin(self) -> None:
         """Take note that there is a WebSocket: servers say so first."""
         await self._receive()
 
     async def receive(self) -> Message:
-        """Wait for the client to leave: it has nothing else to say yet."""
-        await self._receive()
+        """Wait for the client to leave: it should have nothing else to say yet."""
+        message = await self._receive()
+        if message["type"] != "websocket.disconnect":
+            self._early = message
+            await anyio.sleep_forever()
         return {"type": "http.disconnect"}
 
     async def send(self, message: Message) -> None:
         """Refuse the WebSocket with an answer, or without one if the server knows only one refusal: 403."""
         kind = message["type"]
-        try:
-            if kind == "http.response.start" and not self._takes_answers:
-                await self._send({"type": "websocket.close"})
-            elif kind == "http.response.start":
-                headers = with_one_of_each(message["headers"], self._receive, self._send)
-                if self._takes_lines_once:
-                    headers = joined(headers)
-                self._head = {**message, "type": "websocket.http.response.start", "headers": headers}
-            elif kind == "http.response.body" and self._takes_answers:
-                await self._send_body(message.get("body", b""), more=message.get("more_body", False))
-        except GONE:
-            raise ClientDisconnect from None
+        if kind == "http.response.start":
+            if message["status"] == SWITCHING:
+                raise ValueError(
+                    "only the upstream can accept a WebSocket; a hook can refuse it, or change its headers"
+                )
+            self._head = message
+        elif kind == "http.response.body" and self._head is not None:
+            await self._refuse(self._head, message.get("body", b""), more=message.get("more_body", False))
 
-    async def _send_body(self, piece: bytes, *, more: bool) -> None:
+    def take_back(self) -> bool:
+        """Forget a refusal that is not complete; whether the server knows nothing of any answer."""
+        self._head = None
+        self._body.clear()
+        return not self._answered
+
+    async def accept(self, subprotocol: str | None, headers: list[Header]) -> None:
+        """Accept the WebSocket."""
+        await self._tell({"type": "websocket.accept", "subprotocol": subprotocol, "headers": headers})
+
+    async def receive_message(self) -> Message:
+        """Wait for what the client says once it is accepted."""
+        if self._early is not None:
+            early, self._early = self._early, None
+            return early
+        return await self._receive()
+
+    def abort(self) -> None:
+        """Break off the client's connection, if the server lets us at it."""
+        abort(self._receive)
+
+    async def _refuse(self, head: Message, piece: bytes, *, more: bool) -> None:
         # All at once: some servers send what is there when they get the head, and take no more.
         self._body += piece
         if len(self._body) > LONGEST:
             raise ResponseTooLarge(f"the refusal of the WebSocket is longer than {LONGEST} bytes")
-        if not more and self._head is not None:
-            await self._send(self._head)
-            await self._send({"type": "websocket.http.response.body", "body": bytes(self._body), "more_body": False})
+        if more:
+            return
+        self._head = None
+        if not self._takes_answers:
+            await self._tell({"type": "websocket.close"})
+            return
+        headers = with_one_of_each(head.get("headers", []), self._receive, self.send_message)
+        if self._takes_lines_once:
+            headers = joined(headers)
+        await self._tell({**head, "type": "websocket.http.response.start", "headers": headers})
+        await self._tell({"type": "websocket.http.response.body", "body": bytes(self._body), "more_body": False})
+
+    async def _tell(self, message: Message) -> None:
+        self._answered = True
+        try:
+            await self.send_message(message)
+        except Exception as exc:
+            if says_gone(exc):
+                raise ClientDisconnect from None
+            raise
 
 
 @final
 class Switch:
     """Takes over when the upstream has switched."""
 
-    def __init__(self, receive: Receive, send: Send, handshake: Handshake, client: Any, policy: ProxyPolicy) -> None:
-        self._receive = receive
-        self._send = send
+    def __init__(self, channel: Channel, handshake: Handshake, client: Any, policy: ProxyPolicy) -> None:
+        self.channel: Channel = channel
         self._handshake = handshake
         self._client = client
         self._policy = policy
         self._stream: NetworkStream
-
-    def channel(self, scope: Scope) -> Channel:
-        """Return the channel for the time before."""
-        return Channel(scope, self._receive, self._send)
 
     def is_made(self, response: Response) -> bool:
         """
@@ -112,12 +149,10 @@ class Switch:
         """Accept the client's WebSocket, and carry messages until it is over; return what went wrong, if anything."""
         chosen = [value for name, value in outgoing.headers if name == SUBPROTOCOL]
         headers: list[Header] = [line for line in outgoing.headers if line[0] not in _NOT_WITH_101]
-        subprotocol = chosen[0].decode("latin-1") if chosen else None
-        try:
-            await self._send({"type": "websocket.accept", "subprotocol": subprotocol, "headers": headers})
-        except GONE:
-            raise ClientDisconnect from None
-        ending = await Bridge(self._receive, self._send, self._handshake.protocol, self._stream, self._policy).run()
+        channel = self.channel
+        await channel.accept(chosen[0].decode("latin-1") if chosen else None, headers)
+        receive, send = channel.receive_message, channel.send_message
+        ending = await Bridge(receive, send, self._handshake.protocol, self._stream, self._policy).run()
         if ending.failure is ProxyFailure.CLIENT_STALLED:
-            abort(self._receive)
+            channel.abort()
         return ending.failure, ending.detail

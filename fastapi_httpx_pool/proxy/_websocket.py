@@ -1,6 +1,5 @@
 """The door for WebSocket routes: a WebSocket that is an upstream's."""
 
-import re
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -15,16 +14,14 @@ from ._hooks import Hooks, OnFailure, OnRequest, OnResponse
 from ._policy import ProxyPolicy
 from ._relay import Door, Relay
 from ._rules import Rules
-from ._source import Forwarded, timeouts_from, timeouts_of, wishes_from
-from ._switch import Switch
+from ._source import Forwarded, http_url, timeouts_from, timeouts_of, wishes_from
+from ._switch import Channel, Switch
 from ._way import CLIENTS_OWN, way_to
 
 if TYPE_CHECKING:
     import httpx2
 
 __all__ = ("check_unanswered", "proxy_websocket", "relay_websocket")
-
-_WEBSOCKET_SCHEME = re.compile("ws(?=s?://)", re.IGNORECASE)
 
 
 async def proxy_websocket(
@@ -78,10 +75,10 @@ async def proxy_websocket(
     limits = timeouts_of(client) if timeout is CLIENTS_OWN else timeouts_from(timeout)
     wishes = wishes_from(client, limits, None, headers)
     handshake = Handshake(rules.policy.websocket_max_message)
-    address = _WEBSOCKET_SCHEME.sub("http", str(url), count=1)
-    source, door = way_to(address, as_request(websocket.scope), wishes, rules, hooks, handshake=handshake)
-    switch = Switch(websocket.receive, websocket.send, handshake, client, rules.policy)
-    await relay_websocket(websocket.scope, source, door, switch)
+    request = as_request(websocket.scope)
+    source, door = way_to(http_url(str(url)), request, wishes, rules, hooks, handshake=handshake)
+    channel = Channel(websocket.scope, websocket.receive, websocket.send)
+    await relay_websocket(request, source, door, Switch(channel, handshake, client, rules.policy))
 
 
 def check_unanswered(websocket: WebSocket) -> None:
@@ -102,8 +99,8 @@ def check_unanswered(websocket: WebSocket) -> None:
         )
 
 
-async def relay_websocket(scope: Scope, source: Forwarded, door: Door, switch: Switch) -> None:
-    """Relay one WebSocket, from its handshake to its end."""
-    channel = switch.channel(scope)
+async def relay_websocket(request: Scope, source: Forwarded, door: Door, switch: Switch) -> None:
+    """Relay one WebSocket, from its handshake (the scope is that of a request) to its end."""
+    channel = switch.channel
     await channel.begin()
-    await Relay(as_request(scope), channel.receive, channel.send, source, door, switch=switch).run()
+    await Relay(request, channel.receive, channel.send, source, door, switch=switch).run()

@@ -20,6 +20,8 @@ class NetworkStream(Protocol):
 
     on_drain: Callable[[], None] | None
     """Called when the pool begins to wait for what is in flight, if the pool can tell."""
+    draining: bool
+    """Whether it does so already."""
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109 -- httpcore's
         """
@@ -51,7 +53,7 @@ class NetworkStream(Protocol):
 
     async def write_soon(self, buffer: bytes) -> None:
         """
-        Write a few bytes without waiting for others; drop them while the peer takes nothing.
+        Write a few bytes as soon as no others wait to go out; of several calls until then only the last one counts.
 
         Raises:
             WriteError: The connection broke, or was closed.
@@ -75,6 +77,8 @@ class _TheirStream:
         self._stream = stream
         self._family = family
         self._writing = anyio.Lock()
+        self._soon = b""
+        self.draining: bool = False
         self.on_drain: Callable[[], None] | None = None
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109 -- httpcore's
@@ -85,12 +89,17 @@ class _TheirStream:
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109 -- httpcore's
         async with self._writing, self._our_errors():
             await self._stream.write(buffer, timeout)
+            soon, self._soon = self._soon, b""
+            if soon:
+                await self._stream.write(soon, timeout)
 
     def write_nowait(self, buffer: bytes) -> bool:
         return False
 
     async def write_soon(self, buffer: bytes) -> None:
-        if not self._writing.locked():
+        if self._writing.locked():
+            self._soon = buffer
+        else:
             await self.write(buffer)
 
     @asynccontextmanager
