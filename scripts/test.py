@@ -17,8 +17,8 @@ from interpreters import newer_interpreters
 EVERYTHING = ["example", "test", "families"]
 HTTPX_ALONE = ["example", "test"]
 
-ABOUT_SERVERS = "tests/proxy/rows"
-KNOW_NO_FAMILY = ["tests/benchmarks", "tests/engine", ABOUT_SERVERS]
+ABOUT_SERVERS = ["tests/conformance", "tests/proxy/rows"]
+KNOW_NO_FAMILY = ["tests/benchmarks", "tests/engine", "tests/matrix", *ABOUT_SERVERS]
 
 # Most tests wait for sockets. The blocks of a documentation page build on each other, so files stay whole.
 TWO_AT_A_TIME = ["--numprocesses", "2", "--dist", "loadfile"]
@@ -30,7 +30,7 @@ def main() -> int:
     code = code or _plain(make(ROOT / ".venv-httpx-alone", HTTPX_ALONE), "httpx alone", *_without(*KNOW_NO_FAMILY))
     newer = newer_interpreters()
     for version, python in newer.items():
-        left_out = [] if version == max(newer, key=_as_numbers) else _without(ABOUT_SERVERS)
+        left_out = [] if version == max(newer, key=_as_numbers) else _without(*ABOUT_SERVERS)
         code = code or _plain(make(ROOT / f".venv-{version}", EVERYTHING, python), f"Python {version}", *left_out)
     return code
 
