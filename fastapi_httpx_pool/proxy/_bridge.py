@@ -253,8 +253,10 @@ class Bridge:
         # Some servers let the next message wait for the last one.
         self._sending_since, self._last_message = now + (length + self._last_length) / SLOWEST, now
         self._last_length = length
-        await self._deliver({"text": str(data, "utf-8")} if self._is_text else {"bytes": bytes(data)})
-        self._sending_since = None
+        try:
+            await self._deliver({"text": str(data, "utf-8")} if self._is_text else {"bytes": bytes(data)})
+        finally:
+            self._sending_since = None
 
     async def _deliver(self, message: Message) -> None:
         try:

@@ -42,6 +42,9 @@ LAST_REGISTERED: Final = 1014
 FIRST_PRIVATE: Final = 3000
 LAST_PRIVATE: Final = 4999
 
+LONGEST_REASON: Final = 123
+"""Bytes."""
+
 
 class Goodbye(NamedTuple):
     """What a side is told at the end."""
@@ -97,7 +100,8 @@ def _for_upstream(message: Message) -> Goodbye:
     if code == NO_STATUS:
         return Goodbye(None)
     # Of a client that is lost, and of a server that goes down, the upstream is told the same.
-    return Goodbye(code, reason) if _is_sendable(code) else Goodbye(GOING_AWAY)
+    fitting = reason.encode()[:LONGEST_REASON].decode(errors="ignore")
+    return Goodbye(code, fitting) if _is_sendable(code) else Goodbye(GOING_AWAY)
 
 
 def _is_sendable(code: int) -> bool:
@@ -120,7 +124,7 @@ def of_lost(error: TransportError) -> Ending:
     """Return the end of a WebSocket whose upstream's connection broke, or takes nothing."""
     takes_nothing = isinstance(error, WriteTimeout)
     failure = ProxyFailure.REQUEST_UPSTREAM_TIMEOUT if takes_nothing else ProxyFailure.RESPONSE_BODY_BROKE
-    return Ending(Goodbye(INTERNAL_ERROR), failure=failure, detail=str(error))
+    return Ending(Goodbye(INTERNAL_ERROR), failure=failure, detail=str(error) or type(error).__name__)
 
 
 def stalled(limit: float) -> Ending:

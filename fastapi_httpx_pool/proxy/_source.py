@@ -457,8 +457,7 @@ def timeouts_of(client: Any) -> Timeouts:
     try:
         known = _limits.get(client)
     except TypeError:
-        family_of(client)  # which says what it is not
-        raise
+        known = None  # it is no client, and is told so below
     if known is None or known[0] is not client.timeout:
         family_of(client)
         timeout = client.timeout

@@ -15,6 +15,7 @@ from ._headers import HOP_BY_HOP
 from ._outgoing import Outgoing, ResponseTooLarge
 from ._policy import ProxyPolicy
 from ._servers import abort, joined, says_gone, with_one_of_each
+from ._source import HookFailed
 
 __all__ = ("Channel", "Switch")
 
@@ -58,7 +59,7 @@ class Channel:
         kind = message["type"]
         if kind == "http.response.start":
             if message["status"] == SWITCHING:
-                raise ValueError(
+                raise HookFailed from ValueError(
                     "only the upstream can accept a WebSocket; a hook can refuse it, or change its headers"
                 )
             self._head = message

@@ -9,7 +9,7 @@ from ._handshake import Handshake
 from ._hooks import Hooks
 from ._relay import Door
 from ._rules import Rules
-from ._source import Forwarded, Where, Wishes
+from ._source import Forwarded, Where, Wishes, http_url
 from ._target import Target, TargetRefused, parse_target
 from ._via import pseudonym
 
@@ -51,7 +51,8 @@ def way_to(
     Raises:
         ValueError: The URL is not one that a request can be sent to.
     """
-    target = _target_of(_absolute(url, wishes.client), strict=rules.policy.strict_paths)
+    address = _absolute(url, wishes.client)
+    target = _target_of(address if handshake is None else http_url(address), strict=rules.policy.strict_paths)
     via = pseudonym(rules.policy.via, "" if isinstance(target, TargetRefused) else _place(target)).encode("ascii")
 
     def where() -> Where:

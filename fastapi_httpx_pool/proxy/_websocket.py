@@ -14,7 +14,7 @@ from ._hooks import Hooks, OnFailure, OnRequest, OnResponse
 from ._policy import ProxyPolicy
 from ._relay import Door, Relay
 from ._rules import Rules
-from ._source import Forwarded, http_url, timeouts_from, timeouts_of, wishes_from
+from ._source import Forwarded, timeouts_from, timeouts_of, wishes_from
 from ._switch import Channel, Switch
 from ._way import CLIENTS_OWN, way_to
 
@@ -76,7 +76,7 @@ async def proxy_websocket(
     wishes = wishes_from(client, limits, None, headers)
     handshake = Handshake(rules.policy.websocket_max_message)
     request = as_request(websocket.scope)
-    source, door = way_to(http_url(str(url)), request, wishes, rules, hooks, handshake=handshake)
+    source, door = way_to(str(url), request, wishes, rules, hooks, handshake=handshake)
     channel = Channel(websocket.scope, websocket.receive, websocket.send)
     await relay_websocket(request, source, door, Switch(channel, handshake, client, rules.policy))
 

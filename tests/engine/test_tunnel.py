@@ -718,3 +718,58 @@ class TestBetween:
 def _surplus(engine: Engine) -> bytes:
     (exchange,) = pool_of(engine)._exchanges
     return exchange.reader.surplus
+
+
+class TestWordsInPassing:
+    """A few bytes that wait for nobody: pongs, and goodbyes."""
+
+    async def test_at_once(self) -> None:
+        """If nothing waits to go out, they go out at once."""
+        with scripted(after_switching(echo)) as upstream:
+            async with running() as engine:
+                response, tunnel = await open_tunnel(engine, upstream.url)
+                await tunnel.write_soon(b"pong")
+                assert await read_exactly(tunnel, 4) == b"pong"
+                await response.aclose()
+
+    async def test_the_last_one(self) -> None:
+        """If something waits, they go out behind it, and only the last of them."""
+        release, received = threading.Event(), list[bytes]()
+
+        def read_late(connection: Connection) -> None:
+            assert release.wait(LIMIT)
+            received.append(connection.read_exactly(len(LARGE) + 4))
+            connection.send(b"done")
+            connection.wait_until_closed()
+
+        with scripted(after_switching(read_late)) as upstream:
+            async with running() as engine:
+                response, tunnel = await open_tunnel(engine, upstream.url)
+                writing = asyncio.create_task(tunnel.write(LARGE))
+                await turn()
+                assert not tunnel.write_nowait(b"lost")
+                for word in (b"one.", b"two.", b"last"):
+                    await tunnel.write_soon(word)
+                release.set()
+                async with asyncio.timeout(LIMIT):
+                    await writing
+                assert await read_exactly(tunnel, 4) == b"done"
+                assert received == [LARGE + b"last"]
+                await response.aclose()
+
+
+class TestDraining:
+    """What a pool tells a tunnel that is open, or made, while the pool waits for the last exchanges."""
+
+    async def test_told_or_not(self) -> None:
+        """Who wants to know is told; for whoever does not, it waits in vain."""
+        told: list[str] = []
+        with scripted(after_switching()) as upstream:
+            async with running() as engine:
+                response, tunnel = await open_tunnel(engine, upstream.url)
+                assert await engine.drain(0) == 1
+                tunnel.on_drain = lambda: told.append("goodbye")
+                assert await engine.drain(0) == 1
+                assert told == ["goodbye"]
+                await response.aclose()
+                assert await engine.drain(0) == 0

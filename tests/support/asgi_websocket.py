@@ -50,14 +50,14 @@ class WebSocketDriver:
         finally:
             self.returned.set()
 
-    async def _send(self, message: Any) -> None:
-        await self.on_send(message)
-        await self._from_app.send(message)
-
     def close(self) -> None:
         """Close the streams."""
         for stream in (self._to_app, self._for_app, self._from_app, self._sent):
             stream.close()
+
+    async def _send(self, message: Any) -> None:
+        await self.on_send(message)
+        await self._from_app.send(message)
 
 
 @asynccontextmanager
