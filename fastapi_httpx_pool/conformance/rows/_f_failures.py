@@ -96,7 +96,7 @@ async def f5(lab: Lab) -> None:
     for client in clients:
         await client.send(lab.request())
     arrived = 0
-    while upstream := await hands.look(lab.timeout / 2):
+    while arrived < _AT_ONCE and (upstream := await hands.look(lab.timeout / 2)):
         await upstream.send(_STREAM + b"\r\n")  # so that it is not late
         arrived += 1
     if arrived == _AT_ONCE:
