@@ -3,7 +3,7 @@ Run all tests the way they have to pass: ``python scripts/test.py``.
 
 1. With both families on the interpreter that runs this, measuring branch coverage (gated at 100 %).
 2. With httpx alone, but for what knows no family at all.
-3. With both families on every newer Python that the machine has; what is about servers, on the newest of them.
+3. With both families on every newer Python that the machine has; what knows no family, on the newest of them.
 """
 
 import os
@@ -17,8 +17,7 @@ from interpreters import newer_interpreters
 EVERYTHING = ["example", "test", "families"]
 HTTPX_ALONE = ["example", "test"]
 
-ABOUT_SERVERS = ["tests/conformance", "tests/proxy/rows"]
-KNOW_NO_FAMILY = ["tests/benchmarks", "tests/engine", "tests/matrix", *ABOUT_SERVERS]
+KNOW_NO_FAMILY = ["tests/benchmarks", "tests/conformance", "tests/engine", "tests/matrix", "tests/proxy/rows"]
 
 # Most tests wait for sockets. The blocks of a documentation page build on each other, so files stay whole.
 TWO_AT_A_TIME = ["--numprocesses", "2", "--dist", "loadfile"]
@@ -30,7 +29,7 @@ def main() -> int:
     code = code or _plain(make(ROOT / ".venv-httpx-alone", HTTPX_ALONE), "httpx alone", *_without(*KNOW_NO_FAMILY))
     newer = newer_interpreters()
     for version, python in newer.items():
-        left_out = [] if version == max(newer, key=_as_numbers) else _without(*ABOUT_SERVERS)
+        left_out = [] if version == max(newer, key=_as_numbers) else _without(*KNOW_NO_FAMILY)
         code = code or _plain(make(ROOT / f".venv-{version}", EVERYTHING, python), f"Python {version}", *left_out)
     return code
 
