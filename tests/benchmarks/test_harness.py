@@ -14,6 +14,7 @@ from benchmarks.contenders import ALL, Contender, Place
 from benchmarks.harness import Options, run, upstream
 from benchmarks.loads import Load
 from benchmarks.processes import Cores, pinned
+from tests.support.contenders import answering_otherwise
 
 ROOT = Path(__file__).parents[2]
 BY_NAME = {contender.name: contender for contender in ALL}
@@ -37,19 +38,6 @@ def _dying(place: Place) -> list[str]:
     return [sys.executable, "-c", "import sys; print('first'); sys.exit('no luck')"]
 
 
-def _answering_otherwise(place: Place) -> list[str]:
-    return [
-        sys.executable,
-        "-m",
-        "http.server",
-        str(place.port),
-        "--bind",
-        "127.0.0.1",
-        "--directory",
-        str(place.folder),
-    ]
-
-
 def test_run() -> None:
     """Contenders are measured in each round; those that cannot be are skipped, with the reason."""
     contenders = [
@@ -57,7 +45,7 @@ def test_run() -> None:
         BY_NAME["ours-httpx"],
         Contender("missing", "needs what nobody has", _dying, needs=("no_such_package",)),
         Contender("dying", "does not start", _dying),
-        Contender("wrong", "answers otherwise", _answering_otherwise),
+        Contender("wrong", "answers otherwise", answering_otherwise),
     ]
     said: list[str] = []
     options = Options(rounds=2, seconds=0.05, warm_up=0.02, generator=None)

@@ -14,6 +14,7 @@ from benchmarks.echo import CLOSE, PING, PONG, Echo, accept_for, first_frame, fr
 from benchmarks.generator import Measured
 from benchmarks.report import write_into
 from benchmarks.talkers import BINARY, TEXT, NoEcho, Talkers
+from tests.support.contenders import answering_otherwise
 
 FIN = 0x80
 KEY = b"\x01\x80\xff\x7f"
@@ -236,19 +237,6 @@ def _dying(place: Place) -> list[str]:
     return [sys.executable, "-c", "import sys; sys.exit('no luck')"]
 
 
-def _deaf(place: Place) -> list[str]:
-    return [
-        sys.executable,
-        "-m",
-        "http.server",
-        str(place.port),
-        "--bind",
-        "127.0.0.1",
-        "--directory",
-        str(place.folder),
-    ]
-
-
 def test_run() -> None:
     """Contenders are measured in each round, and their memory; those that cannot be are skipped, with the reason."""
     contenders = [
@@ -256,7 +244,7 @@ def test_run() -> None:
         BY_NAME["ours-proxy"],
         Contender("missing", "needs what nobody has", _dying, needs=("no_such_package",)),
         Contender("dying", "does not start", _dying),
-        Contender("deaf", "knows no WebSockets", _deaf),
+        Contender("deaf", "knows no WebSockets", answering_otherwise),
     ]
     said: list[str] = []
     options = websockets.Options(rounds=2, seconds=0.05, warm_up=0.02, idle=4)

@@ -10,7 +10,7 @@ import pytest
 from fastapi_httpx_pool.engine import Engine, Limits
 from fastapi_httpx_pool.exceptions import TransportError
 from fastapi_httpx_pool.messages import Response, Timeouts
-from tests.support.chaos import FAULTS, Chaos, chaotic, random_body
+from tests.support.chaos import FAULTS, Chaos, random_body
 from tests.support.engines import LIMIT, assert_quiet, both_loops, fetch, pool_of, request_to, running, turn
 
 pytestmark = [pytest.mark.anyio, both_loops]
@@ -95,7 +95,7 @@ async def test_chaos() -> None:
     """After all of it there is no connection in use, no waiter and no task left, and the next request succeeds."""
     tasks = asyncio.all_tasks()
     with contextlib.ExitStack() as stack:
-        upstreams = [stack.enter_context(chaotic(seed)) for seed in range(2)]
+        upstreams = [stack.enter_context(Chaos(seed)) for seed in range(2)]
         limits = Limits(max_connections=10, max_idle=6, max_connections_per_host=8, idle_expiry=0.05, lifetime=0.5)
         async with running(limits) as engine:
             callers = [Caller(engine, upstreams, seed) for seed in range(CALLERS)]

@@ -4,9 +4,10 @@ import asyncio
 import contextlib
 import random
 import threading
+from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Self
 
 from tests.support.upstream import LIMIT
 
@@ -14,12 +15,8 @@ Reader = asyncio.StreamReader
 Writer = asyncio.StreamWriter
 
 
-class Chaos:
-    """
-    Answers most requests with their own target as the body, and does something odd to the others.
-
-    What is read as a body therefore tells whose answer it was.
-    """
+class Misbehaving(ABC):
+    """An upstream in a thread that does odd things at random, for a block."""
 
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)
@@ -31,7 +28,7 @@ class Chaos:
         self.open = 0
         """Connections at present."""
         self.behaves = False
-        """Whether from now on every request is answered well."""
+        """Whether from now on it does nothing odd."""
         self.done: Counter[str] = Counter()
         """What was done, how often."""
 
@@ -39,6 +36,18 @@ class Chaos:
     def url(self) -> str:
         """Where it listens."""
         return f"http://127.0.0.1:{self.port}"
+
+    def __enter__(self) -> Self:
+        """Begin to listen."""
+        self._thread.start()
+        assert self._ready.wait(LIMIT)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Break everything off."""
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join(LIMIT)
+        assert not self._thread.is_alive()
 
     def _run(self) -> None:
         with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
@@ -54,12 +63,34 @@ class Chaos:
     async def _handle(self, reader: Reader, writer: Writer) -> None:
         self.open += 1
         try:
-            with contextlib.suppress(OSError, asyncio.IncompleteReadError):
-                while await self._answer(reader, writer):
-                    pass
+            with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
+                await self._serve_connection(reader, writer)
         finally:
             self.open -= 1
-            writer.transport.abort()
+            self._close(writer)
+
+    @abstractmethod
+    async def _serve_connection(self, reader: Reader, writer: Writer) -> None:
+        """Do what is to be done on a connection."""
+
+    @abstractmethod
+    def _close(self, writer: Writer) -> None:
+        """Close it."""
+
+
+class Chaos(Misbehaving):
+    """
+    Answers most requests with their own target as the body, and does something odd to the others.
+
+    What is read as a body therefore tells whose answer it was.
+    """
+
+    async def _serve_connection(self, reader: Reader, writer: Writer) -> None:
+        while await self._answer(reader, writer):
+            pass
+
+    def _close(self, writer: Writer) -> None:
+        writer.transport.abort()
 
     async def _answer(self, reader: Reader, writer: Writer) -> bool:
         """Answer one request; whether another may follow on this connection."""
@@ -72,17 +103,6 @@ class Chaos:
         goes_on = await act(writer, target if method != b"HEAD" else b"")
         await writer.drain()
         return goes_on
-
-    def start(self) -> None:
-        """Begin to listen."""
-        self._thread.start()
-        assert self._ready.wait(LIMIT)
-
-    def stop(self) -> None:
-        """Break everything off."""
-        self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(LIMIT)
-        assert not self._thread.is_alive()
 
 
 async def _read_body(reader: Reader, head: bytes) -> None:
@@ -201,17 +221,6 @@ FAULTS: list[Callable[[Writer, bytes], Awaitable[bool]]] = [
     nothing,
     refuse_early,
 ]
-
-
-@contextmanager
-def chaotic(seed: int) -> Iterator[Chaos]:
-    """Run such an upstream for a block."""
-    chaos = Chaos(seed)
-    chaos.start()
-    try:
-        yield chaos
-    finally:
-        chaos.stop()
 
 
 def random_body(chance: random.Random) -> bytes | AsyncIterator[bytes]:

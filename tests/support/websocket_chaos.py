@@ -1,13 +1,10 @@
 """Very many WebSockets at once whose ends leave at random: one asyncio upstream in a thread, and asyncio clients."""
 
 import asyncio
-import contextlib
 import random
-import threading
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 
+from tests.support.chaos import Misbehaving, Reader, Writer
 from tests.support.raw_client import headers_of
 from tests.support.upstream import LIMIT
 from tests.support.websocket_wire import (
@@ -24,9 +21,6 @@ from tests.support.websocket_wire import (
     masked,
     switching,
 )
-
-Reader = asyncio.StreamReader
-Writer = asyncio.StreamWriter
 
 REFUSAL = b"HTTP/1.1 403 No\r\nContent-Length: 2\r\n\r\nno"
 
@@ -81,47 +75,14 @@ class Side:
         return way
 
 
-class EchoingChaos:
+class EchoingChaos(Misbehaving):
     """An upstream that sends each message back, in one frame or several, until it leaves at random."""
 
-    def __init__(self, seed: int) -> None:
-        self._random = random.Random(seed)
-        self._loop = asyncio.new_event_loop()
-        self._ready = threading.Event()
-        self._stop = asyncio.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self.port = 0
-        self.open = 0
-        """Connections at present."""
-        self.behaves = False
-        """Whether from now on it stays until it is told to go."""
-        self.done: Counter[str] = Counter()
-        """How WebSockets ended at this side, how often."""
+    async def _serve_connection(self, reader: Reader, writer: Writer) -> None:
+        self.done[await self._answer(reader, writer)] += 1
 
-    @property
-    def url(self) -> str:
-        """Where it listens."""
-        return f"http://127.0.0.1:{self.port}"
-
-    def _run(self) -> None:
-        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
-            runner.run(self._serve())
-
-    async def _serve(self) -> None:
-        server = await asyncio.start_server(self._handle, "127.0.0.1", 0, backlog=1000)
-        self.port = server.sockets[0].getsockname()[1]
-        self._ready.set()
-        await self._stop.wait()
-        server.close()
-
-    async def _handle(self, reader: Reader, writer: Writer) -> None:
-        self.open += 1
-        try:
-            with contextlib.suppress(OSError, asyncio.IncompleteReadError, asyncio.CancelledError):
-                self.done[await self._answer(reader, writer)] += 1
-        finally:
-            self.open -= 1
-            writer.close()
+    def _close(self, writer: Writer) -> None:
+        writer.close()
 
     async def _answer(self, reader: Reader, writer: Writer) -> str:
         head = await reader.readuntil(b"\r\n\r\n")
@@ -150,28 +111,6 @@ class EchoingChaos:
             else:
                 await side.send(opcode, payload)
         return await side.leave()
-
-    def start(self) -> None:
-        """Begin to listen."""
-        self._thread.start()
-        assert self._ready.wait(LIMIT)
-
-    def stop(self) -> None:
-        """Break everything off."""
-        self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join(LIMIT)
-        assert not self._thread.is_alive()
-
-
-@contextmanager
-def echoing(seed: int) -> Iterator[EchoingChaos]:
-    """Run such an upstream for a block."""
-    chaos = EchoingChaos(seed)
-    chaos.start()
-    try:
-        yield chaos
-    finally:
-        chaos.stop()
 
 
 class Visitor:

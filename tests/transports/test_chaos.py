@@ -12,7 +12,7 @@ import pytest
 
 from fastapi_httpx_pool import ClientFactory, ClientSettings, LimitSettings
 from tests.support.carriers import ASYNCIO, UVLOOP
-from tests.support.chaos import FAULTS, chaotic, random_body
+from tests.support.chaos import FAULTS, Chaos, random_body
 from tests.support.families import FAMILIES, module_of
 from tests.support.upstream import LIMIT
 
@@ -114,7 +114,7 @@ async def test_chaos(family: Any, engine: Any, whose: str) -> None:
     module = module_of(family)
     tasks = asyncio.all_tasks()
     async with AsyncExitStack() as stack:
-        upstream = stack.enter_context(chaotic(7))
+        upstream = stack.enter_context(Chaos(7))
         if whose == "bare":
             limits = module.Limits(max_connections=8, max_keepalive_connections=4, keepalive_expiry=0.05)
             transport_class = import_module(f"fastapi_httpx_pool.transports.{family}").PoolTransport

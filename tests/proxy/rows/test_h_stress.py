@@ -8,7 +8,7 @@ import pytest
 from fastapi_httpx_pool import ClientSettings, LimitSettings, TimeoutSettings
 from tests.support.proxies import WEBSOCKET_SERVERS, proxied, settings_of
 from tests.support.proxy_watch import Held, ProxyWatch, held_at
-from tests.support.websocket_chaos import EchoingChaos, echoing, visit
+from tests.support.websocket_chaos import EchoingChaos, visit
 
 WEBSOCKETS = 200
 AT_ONCE = 40
@@ -39,7 +39,7 @@ def test_h5_stress(server: str) -> None:
     """Afterwards no connection is in use, nobody waits, no task is left, and every slot serves."""
     watch = ProxyWatch()
     with (
-        echoing(17) as upstream,
+        EchoingChaos(17) as upstream,
         proxied(upstream.url, server, settings=settings(), around=watch.around) as port,
     ):
         before = held_at(port)

@@ -10,7 +10,7 @@ import pytest
 
 from fastapi_httpx_pool import ClientSettings, LimitSettings, TimeoutSettings, UpstreamAborted
 from tests.support.answers import ask, get
-from tests.support.chaos import FAULTS, Chaos, chaotic
+from tests.support.chaos import FAULTS, Chaos
 from tests.support.proxies import EVERY_SERVER, proxied, settings_of
 from tests.support.proxy_watch import Held, ProxyWatch, held_at
 from tests.support.raw_client import headers_of
@@ -158,7 +158,7 @@ def test_stress(server: str) -> None:
     """Afterwards no connection is in use, nobody waits, no task is left, and every slot serves."""
     watch = ProxyWatch()
     with (
-        chaotic(11) as upstream,
+        Chaos(11) as upstream,
         proxied(upstream.url, server, settings=settings(), around=watch.around, max_request_body=LARGEST) as port,
     ):
         before = held_at(port)
