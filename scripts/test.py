@@ -3,7 +3,7 @@ Run all tests the way they have to pass: ``python scripts/test.py``.
 
 1. With both families on the interpreter that runs this, measuring branch coverage (gated at 100 %).
 2. With httpx alone, but for what knows no family at all.
-3. With both families on every newer Python that the machine has; what knows no family, on the newest of them.
+3. With both families on the newest Python that the machine has, but for what asks how fast or how right others are.
 """
 
 import os
@@ -17,7 +17,8 @@ from interpreters import newer_interpreters
 EVERYTHING = ["example", "test", "families"]
 HTTPX_ALONE = ["example", "test"]
 
-KNOW_NO_FAMILY = ["tests/benchmarks", "tests/conformance", "tests/engine", "tests/matrix", "tests/proxy/rows"]
+ABOUT_OTHERS = ["tests/benchmarks", "tests/conformance", "tests/matrix"]
+KNOW_NO_FAMILY = [*ABOUT_OTHERS, "tests/engine", "tests/proxy/rows"]
 
 # Most tests wait for sockets. The blocks of a documentation page build on each other, so files stay whole.
 TWO_AT_A_TIME = ["--numprocesses", "2", "--dist", "loadfile"]
@@ -28,18 +29,16 @@ def main() -> int:
     code = _covered(make(ROOT / ".venv", EVERYTHING))
     code = code or _plain(make(ROOT / ".venv-httpx-alone", HTTPX_ALONE), "httpx alone", *_without(*KNOW_NO_FAMILY))
     newer = newer_interpreters()
-    for version, python in newer.items():
-        left_out = [] if version == max(newer, key=_as_numbers) else _without(*KNOW_NO_FAMILY)
-        code = code or _plain(make(ROOT / f".venv-{version}", EVERYTHING, python), f"Python {version}", *left_out)
+    if newer:
+        version, python = list(newer.items())[-1]  # those in between are between two that pass
+        code = code or _plain(
+            make(ROOT / f".venv-{version}", EVERYTHING, python), f"Python {version}", *_without(*ABOUT_OTHERS)
+        )
     return code
 
 
 def _without(*folders: str) -> list[str]:
     return [f"--ignore={folder}" for folder in folders]
-
-
-def _as_numbers(version: str) -> list[int]:
-    return [int(number) for number in version.split(".")]
 
 
 def _covered(python: Path) -> int:
