@@ -13,7 +13,6 @@ import logging
 import random
 import sys
 import traceback
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from functools import partial
 from math import inf
@@ -22,23 +21,23 @@ from typing import Any, Final, cast, final
 from ..events import ConnectionClosed, ConnectionOpened, Event, ExchangeEnded, Observer, RequestQueued
 from ..exceptions import (
     ClientClosed,
-    LocalProtocolError,
     NetworkError,
     PoolTimeout,
     ReadError,
     RemoteProtocolError,
     TotalTimeout,
-    UnsupportedProtocol,
 )
 from ..messages import Origin as Address, Request, Response
 from ._bookkeeping import OPEN, Bookkeeping
 from ._connect import ConnectOptions, Connector
 from ._connection import Connection
 from ._exchange import Body, Exchange
+from ._keys import Key, address_of, check_scheme, key_of, shown_key, shown_origin
 from ._statistics import Counters, OriginStatistics, statistics_of
 from ._timer import EARLY, Alarm, Timer
 from ._tracing import Trace
-from ._tunnel import ConnectionInfo, Tunnel
+from ._tunnel import ConnectionInfo, Tunnel, TunnelBody
+from ._upload import check_body
 from ._wire import MAX_HEAD_SIZE, Head, head_of
 
 __all__ = ("Limits", "Pool")
@@ -56,8 +55,6 @@ MOST_ORIGINS: Final = 1000
 SHOWN: Final = 3
 """Holders that an error about a full pool names."""
 
-_SECURE = {b"https": True, b"wss": True, b"http": False, b"ws": False}
-_DEFAULT_PORTS = {True: 443, False: 80}
 _IDEMPOTENT = frozenset((b"GET", b"HEAD", b"OPTIONS", b"TRACE", b"PUT", b"DELETE"))
 """RFC 9110, section 9.2.2."""
 
@@ -108,7 +105,7 @@ class Pool:
         self._tunnels: set[Tunnel] = set()
         self._connecting: dict[Exchange, asyncio.Timeout] = {}
         self._turns: set[_Turn] = set()
-        self._counters: dict[_Key, Counters] = {}
+        self._counters: dict[Key, Counters] = {}
         self._trimming: asyncio.TimerHandle | None = None
         self._empty: asyncio.Future[None] | None = None
         self._report: tuple[float, str] = (-inf, "")
@@ -122,8 +119,7 @@ class Pool:
         """Carry one exchange; see ``Engine``."""
         if self.is_closed:
             raise ClientClosed("transport's")
-        if request.origin.scheme not in _SECURE:
-            raise _unsupported(request.origin.scheme)
+        check_scheme(request.origin.scheme)
         head = head_of(request)
         check_body(request.body, head)
         trace = request.extensions.get("trace")
@@ -152,14 +148,14 @@ class Pool:
 
     def _new_exchange(self, request: Request, head: Head, now: float) -> Exchange:
         exchange = Exchange(self, request, head, now)
-        key = _key_of(request)
+        key = key_of(request)
         exchange.origin = self._books.origin(key)
         exchange.counters = self._counters.get(key) or self._new_counters(key, request.origin)
         if self._debug:
             exchange.place = "; it was requested here:\n" + "".join(traceback.format_stack(limit=12)[:-2])
         return exchange
 
-    def _new_counters(self, key: "_Key", address: Address) -> Counters:
+    def _new_counters(self, key: "Key", address: Address) -> Counters:
         while len(self._counters) >= MOST_ORIGINS:
             oldest = next(iter(self._counters))
             counters = self._counters.pop(oldest)
@@ -248,7 +244,7 @@ class Pool:
             async with limit:
                 connection = await self._connector.connect(
                     lambda: Connection(self, exchange.origin),
-                    _address_of(request),
+                    address_of(request),
                     request.extensions.get("sni_hostname"),
                     request.timeouts.connect,
                     note,
@@ -462,7 +458,7 @@ class Pool:
         for key, counters in self._counters.items():
             origin = now.get(key)
             idle = 0 if origin is None else len(origin.idle)
-            found[_shown_key(key)] = statistics_of(
+            found[shown_key(key)] = statistics_of(
                 counters,
                 active=0 if origin is None else origin.open - idle,
                 idle=idle,
@@ -490,7 +486,7 @@ class Pool:
         per_host = self._limits.max_connections_per_host
         within = f"of the pool became free within {seconds:g} s"
         if per_host is not None and exchange.origin.open >= per_host:
-            shown = _shown(exchange.request.origin)
+            shown = shown_origin(exchange.request.origin)
             within = (
                 f"to {shown} became free within {seconds:g} s, of the {per_host} that max_connections_per_host allows"
             )
@@ -504,12 +500,12 @@ class Pool:
     def _describe(self, now: float) -> str:
         count: dict[str, int] = {}
         for exchange in self._exchanges:
-            shown = _shown(exchange.request.origin)
+            shown = shown_origin(exchange.request.origin)
             count[shown] = count.get(shown, 0) + 1
         most = sorted(count.items(), key=lambda item: -item[1])[:SHOWN]
         held = ", ".join(f"{number} by {shown}" for shown, number in most) or "none"
         oldest = [
-            f"{exchange.request.method.decode()} {_shown(exchange.request.origin)} for {now - exchange.created_at:.1f} s "
+            f"{exchange.request.method.decode()} {shown_origin(exchange.request.origin)} for {now - exchange.created_at:.1f} s "
             f"({exchange.described})"
             for exchange, _ in zip(self._exchanges, range(SHOWN), strict=False)
         ]
@@ -611,71 +607,3 @@ class _Turn(Alarm):
         elif not self.future.done():
             assert timeouts.pool is not None
             self.fail(PoolTimeout(self._pool.report(timeouts.pool, self._exchange)))
-
-
-@final
-class TunnelBody:
-    """The body of a response that switched protocols: none, but closing it closes the tunnel."""
-
-    def __init__(self, tunnel: Tunnel) -> None:
-        self._tunnel = tunnel
-
-    def __aiter__(self) -> AsyncIterator[bytes]:
-        return self
-
-    async def __anext__(self) -> bytes:
-        raise StopAsyncIteration
-
-    async def aclose(self) -> None:
-        """Close the tunnel."""
-        self._tunnel.close()
-
-
-def check_body(body: object, head: Head) -> None:
-    """
-    See whether a body in memory is as long as its head says.
-
-    Raises:
-        LocalProtocolError: It is not; it would end up in the next request, or that one in it.
-    """
-    if head.length is None or not (body is None or isinstance(body, bytes)):
-        return
-    length = 0 if body is None else len(body)
-    if length > head.length:
-        raise LocalProtocolError("Too much data for declared Content-Length")
-    if length < head.length:
-        raise LocalProtocolError("Too little data for declared Content-Length")
-
-
-_Key = Address | tuple[Address, str]
-"""What connections are kept apart by: the origin, and the name that was asked for in TLS if it is another."""
-
-
-def _key_of(request: Request) -> _Key:
-    sni = request.extensions.get("sni_hostname")
-    if not sni:
-        return request.origin
-    return request.origin, sni.decode("latin-1") if isinstance(sni, bytes) else sni
-
-
-def _unsupported(scheme: bytes) -> UnsupportedProtocol:
-    return UnsupportedProtocol(
-        f"Request URL has an unsupported protocol '{scheme.decode('ascii', 'replace')}://'."
-        if scheme
-        else "Request URL is missing an 'http://' or 'https://' protocol."
-    )
-
-
-def _address_of(request: Request) -> Address:
-    scheme, host, port = request.origin
-    secure = _SECURE[scheme]
-    return Address(b"https" if secure else b"http", host, port or _DEFAULT_PORTS[secure])
-
-
-def _shown_key(key: _Key) -> str:
-    return _shown(key) if isinstance(key, Address) else f"{_shown(key[0])} ({key[1]})"
-
-
-def _shown(address: Address) -> str:
-    host = address.host.decode("ascii", "replace")
-    return f"{address.scheme.decode('ascii', 'replace')}://{f'[{host}]' if ':' in host else host}:{address.port}"

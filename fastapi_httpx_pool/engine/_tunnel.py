@@ -9,14 +9,14 @@ until it is closed; it keeps its place in the pool meanwhile. Every other respon
 import asyncio
 import contextlib
 import ssl
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from math import inf
 from typing import Any, Final, final
 
 from ..exceptions import ConnectError, ConnectTimeout, ReadError, ReadTimeout, WriteError, WriteTimeout
 from ._connection import Connection
 
-__all__ = ("ConnectionInfo", "Tunnel")
+__all__ = ("ConnectionInfo", "Tunnel", "TunnelBody")
 
 HIGH_WATER: Final = 64 * 1024
 """Bytes that wait to be read before the peer has to wait."""
@@ -294,3 +294,21 @@ class Tunnel:
     def _wake(future: "asyncio.Future[None] | None") -> None:
         if future is not None and not future.done():
             future.set_result(None)
+
+
+@final
+class TunnelBody:
+    """The body of a response that switched protocols: none, but closing it closes the tunnel."""
+
+    def __init__(self, tunnel: Tunnel) -> None:
+        self._tunnel = tunnel
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        raise StopAsyncIteration
+
+    async def aclose(self) -> None:
+        """Close the tunnel."""
+        self._tunnel.close()

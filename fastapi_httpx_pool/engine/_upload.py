@@ -19,7 +19,7 @@ from ..exceptions import LocalProtocolError
 from ._connection import Connection
 from ._wire import LAST_CHUNK, Head, ResponseReader, chunk_of
 
-__all__ = ("NOTHING", "Sender", "framed", "send_bytes", "send_stream")
+__all__ = ("NOTHING", "Sender", "check_body", "framed", "send_bytes", "send_stream")
 
 SLICE: Final = 256 * 1024
 """Bytes of a body in memory that are written at a time."""
@@ -43,6 +43,22 @@ class Sender(Protocol):
 
     async def wait_for_drain(self) -> None:
         """Wait until little is left of what has been written, or there is no point any more."""
+
+
+def check_body(body: object, head: Head) -> None:
+    """
+    See whether a body in memory is as long as its head says.
+
+    Raises:
+        LocalProtocolError: It is not; it would end up in the next request, or that one in it.
+    """
+    if head.length is None or not (body is None or isinstance(body, bytes)):
+        return
+    length = 0 if body is None else len(body)
+    if length > head.length:
+        raise LocalProtocolError("Too much data for declared Content-Length")
+    if length < head.length:
+        raise LocalProtocolError("Too little data for declared Content-Length")
 
 
 def framed(body: bytes, head: Head) -> bytes:
