@@ -24,6 +24,9 @@ __all__ = ("ClientStalled", "Watch", "watch_over")
 PATIENCE: Final = 0.025
 """Seconds; an exchange is watched when it has lasted once to twice as long."""
 
+LAST_PIECE: Final = 1.0
+"""Seconds that a server may take over the end of an answer when it says that the client has left."""
+
 
 class ClientStalled(Exception):
     """The client neither sent what it had announced nor took what it was sent."""
@@ -33,7 +36,7 @@ class Watch(Protocol):
     """Watches one exchange."""
 
     over: bool
-    """Set with the last piece of the answer: servers say that the client has left then, too."""
+    """Whether the server was given the last piece of the answer: servers say that the client has left then, too."""
     sending_since: float | None
     """When the server was given something to send that it has not taken yet."""
 
@@ -114,6 +117,9 @@ class _Watch:
 
     async def _watch(self) -> None:
         if await self._inbound.watch():
+            if self.over:
+                # hypercorn waits for ever for a client of HTTP/2 that has left to take the last piece.
+                await asyncio.sleep(LAST_PIECE)
             self._interrupt(ClientDisconnect())
 
     def _look(self, idle: float) -> None:
@@ -127,9 +133,10 @@ class _Watch:
             self._interrupt(ClientStalled(f"the client {what} for {idle:g} s"))
 
     def _interrupt(self, reason: Exception) -> None:
-        if self._reason is None and not self.over:
+        if self._reason is None and (not self.over or self.sending_since is not None):
             self._reason = reason
             self._interrupted = True
+            self.over = False
             self._task.cancel()
 
     def _take_back(self) -> int:
@@ -209,6 +216,9 @@ class _GroupWatch:
             raise ClientDisconnect
 
     async def _watch(self, scope: anyio.CancelScope) -> None:
-        if await self._inbound.watch() and not self.over:
-            self._left = True
-            scope.cancel()
+        if await self._inbound.watch():
+            if self.over:
+                await anyio.sleep(LAST_PIECE)
+            self._left = not self.over or self.sending_since is not None
+            if self._left:
+                scope.cancel()

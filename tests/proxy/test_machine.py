@@ -321,6 +321,73 @@ async def test_a_client_that_leaves_before_what_few_servers_send(last: str) -> N
     assert last in met
 
 
+def stalled_at_the_end(gone: anyio.Event) -> Any:
+    """Return what never takes the last piece; ``gone`` is set when it has been given it."""
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.body" and not message.get("more_body", False):
+            gone.set()
+            await anyio.sleep_forever()
+
+    return send
+
+
+@pytest.mark.anyio
+async def test_f1_a_server_that_waits_for_a_client_that_has_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    """hypercorn does so at the end of an answer over HTTP/2; nothing is kept for such a client."""
+    monkeypatch.setattr("fastapi_httpx_pool.proxy._watch.LAST_PIECE", 0.05)
+    gone = anyio.Event()
+
+    async def receive() -> Any:
+        await gone.wait()
+        return {"type": "http.disconnect"}
+
+    made = httpx.Response(200, content=b"ok")
+    with anyio.fail_after(LIMIT):
+        await StreamingProxyResponse.from_response(made)(
+            {"type": "http", "method": "GET"}, receive, stalled_at_the_end(gone)
+        )
+
+
+@pytest.mark.anyio
+async def test_f1_a_server_that_says_so_at_the_end_of_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A client that is said to have left before the server has taken the last piece is left alone."""
+    monkeypatch.setattr("fastapi_httpx_pool.proxy._watch.LAST_PIECE", 0.05)
+    ended, trailed = anyio.Event(), anyio.Event()
+
+    async def receive() -> Any:
+        await ended.wait()
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        if message["type"] == "http.response.body" and not message.get("more_body", False):
+            ended.set()
+            await anyio.sleep(0.02)
+
+    async def whole_then_slow() -> AsyncIterator[bytes]:
+        yield b"ok"
+        await anyio.sleep(0.2)
+        trailed.set()
+
+    made = httpx.Response(200, headers={"content-length": "2"}, content=whole_then_slow())
+    with anyio.fail_after(LIMIT):
+        await StreamingProxyResponse.from_response(made)({"type": "http", "method": "GET"}, receive, send)
+    assert trailed.is_set()
+
+
+@pytest.mark.anyio
+async def test_f7_a_client_that_does_not_take_the_last_piece() -> None:
+    """It is idle as one that does not take the first."""
+    if not _asyncio():
+        pytest.skip("only asyncio's watch knows idle clients")
+    policy = ProxyPolicy(client_idle=0.05)
+    with scripted(answering(ok())) as upstream:
+        proxy = ReverseProxy(upstream.url, settings=ClientSettings(trust_env=False), policy=policy)
+        async with started(proxy):
+            with anyio.fail_after(LIMIT), pytest.raises(UpstreamAborted, match="client_stalled"):
+                await proxy(scope_of(), silent, stalled_at_the_end(anyio.Event()))
+
+
 @pytest.mark.parametrize("swallowed", [False, True])
 def test_an_interruption_leaves_nothing_behind(swallowed: bool) -> None:
     """However a hook ends that the client's leaving has interrupted, the server's own task can go on."""
