@@ -2,11 +2,11 @@
 Step 5 of a request: or the route sends its own request on, past the client's layer, and streams the answer back.
 
 ``_response`` and ``_app`` are the doors, for routes and for apps; ``_relay`` the machine behind
-them, with ``_inbound`` and ``_watch`` on the client's side and ``_source`` on the upstream's. For
-WebSockets ``_websocket`` is the door, and ``_switch`` goes over from ``_relay`` to ``_bridge``. The
-rest are its rules: which requests (``_admission``), where to (``_target``, ``_paths``), which header
-lines (``_headers``, ``_forwarding``, ``_via``, ``_rewriting``, ``_servers``), and what a failure is
-called (``_failures``).
+them, with ``_inbound`` and ``_watch`` on the client's side and ``_source`` on the upstream's, which
+is mostly ``_forwarded``. For WebSockets ``_websocket`` is the door, ``_opening`` the source, and
+``_switch`` goes over from ``_relay`` to ``_bridge``. The rest are its rules: which requests
+(``_admission``), where to (``_target``, ``_paths``), which header lines (``_headers``,
+``_forwarding``, ``_via``, ``_rewriting``, ``_servers``), and what a failure is called (``_failures``).
 """
 
 from ._app import ReverseProxy

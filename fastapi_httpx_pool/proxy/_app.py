@@ -19,22 +19,25 @@ from ..exceptions import ClientNotStarted
 from ..messages import Header, Timeouts
 from ..settings import ClientSettings, TimeoutSettings
 from ..transports import family_of
-from ._handshake import Handshake, as_request
+from ._forwarded import Forwarded
+from ._handshake import Handshake
 from ._headers import check_values
 from ._hooks import Hooks, OnFailure, OnRequest, OnResponse
 from ._lifespan import run_lifespan
+from ._opening import Opening
 from ._paths import Base, below_mount, inbound_path, public_prefix
 from ._policy import ProxyPolicy
 from ._relay import Door, Relay
 from ._response import Streamed, body_of
 from ._rewriting import Rewriting
 from ._rules import Rules
-from ._source import Forwarded, Where, Wishes, timeouts_from, timeouts_of, wishes_from
-from ._switch import Channel, Switch
+from ._source import Where
+from ._switch import Switch
 from ._target import TargetRefused
 from ._via import pseudonym
 from ._way import CLIENTS_OWN
 from ._websocket import check_unanswered, relay_websocket
+from ._wishes import Wishes, timeouts_from, timeouts_of, wishes_from
 
 if TYPE_CHECKING:
     import httpx2
@@ -114,18 +117,12 @@ class ReverseProxy:
             source = self._source(scope, prefix)
             await Relay(scope, receive, send, source, self._door_of(scope, prefix, self._base)).run()
         elif scope["type"] == "websocket":
-            await self._serve_websocket(scope, receive, send)
+            client = self._client_for(scope)
+            switch = Switch(scope, receive, send, client, self._rules.policy)
+            wishes = Wishes(client, self._timeouts(client))
+            await self._relay_websocket(switch, scope.get("root_path", ""), wishes, base=self._base)
         else:
             await run_lifespan(self._own_client(scope), receive, send)
-
-    async def _serve_websocket(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request, prefix = as_request(scope), scope.get("root_path", "")
-        client, handshake = self._client_for(scope), self._handshake()
-        source = self._forwarded(
-            request, prefix, Wishes(client, self._timeouts(client)), base=self._base, handshake=handshake
-        )
-        switch = Switch(Channel(scope, receive, send), handshake, client, self._rules.policy)
-        await relay_websocket(request, source, self._door_of(request, prefix, self._base), switch)
 
     def response(
         self,
@@ -203,15 +200,19 @@ class ReverseProxy:
             ClientNotStarted: No lifespan of ours ran.
         """
         check_unanswered(websocket)
-        request = as_request(websocket.scope)
-        prefix = request.get("root_path", "") + prefix
-        wishes = self._wishes_of(request, client, timeout, None, headers)
+        scope = websocket.scope
+        prefix = scope.get("root_path", "") + prefix
+        wishes = self._wishes_of(scope, client, timeout, None, headers)
         base = self._base if upstream is None else Base.parse(str(upstream))
-        handshake = self._handshake()
-        source = self._forwarded(request, prefix, wishes, base=base, path=path, handshake=handshake)
-        channel = Channel(websocket.scope, websocket.receive, websocket.send)
-        switch = Switch(channel, handshake, wishes.client, self._rules.policy)
-        await relay_websocket(request, source, self._door_of(request, prefix, base), switch)
+        switch = Switch(scope, websocket.receive, websocket.send, wishes.client, self._rules.policy)
+        await self._relay_websocket(switch, prefix, wishes, base=base, path=path)
+
+    async def _relay_websocket(
+        self, switch: Switch, prefix: str, wishes: Wishes, *, base: Base, path: str | None = None
+    ) -> None:
+        request = switch.request
+        source = self._forwarded(request, prefix, wishes, base=base, path=path, handshake=switch.handshake)
+        await relay_websocket(source, self._door_of(request, prefix, base), switch)
 
     def _wishes_of(
         self, scope: Scope, client: Any, timeout: Any, method: str | None, headers: Mapping[str, str | None] | None
@@ -219,9 +220,6 @@ class ReverseProxy:
         chosen = self._client_for(scope) if client is None else self._given(scope, client)
         limits = self._timeouts(chosen) if timeout is CLIENTS_OWN else timeouts_from(timeout)
         return wishes_from(chosen, limits, method, headers)
-
-    def _handshake(self) -> Handshake:
-        return Handshake(self._rules.policy.websocket_max_message)
 
     def _door_of(self, scope: Scope, prefix: str, base: Base) -> Door:
         if not self._rules.rewrites:
@@ -249,7 +247,8 @@ class ReverseProxy:
         body: bytes | None = None,
         handshake: Handshake | None = None,
     ) -> Forwarded:
-        return Forwarded(
+        make: Callable[..., Forwarded] = Forwarded if handshake is None else partial(Opening, handshake)
+        return make(
             scope,
             partial(self._where, scope, prefix, base, None if path is None else path.encode("utf-8")),
             wishes,
@@ -259,7 +258,6 @@ class ReverseProxy:
             prefix=prefix,
             body=body,
             host=_authority_in(scope),
-            handshake=handshake,
         )
 
     def _where(self, scope: Scope, prefix: str, base: Base, path: bytes | None) -> Where:

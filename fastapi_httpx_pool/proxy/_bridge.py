@@ -60,9 +60,11 @@ TURN: Final = 256
 SLOWEST: Final = 1024 * 1024
 """Bytes a second that a client may take a message in."""
 LONGEST_CONTROL: Final = 131
+"""Bytes of a control frame; whatever comes in more at a time has something of a message."""
 GOODBYE: Final = 2.0
 """Seconds that the upstream has to close the connection after the last frame."""
 SOON: Final = 0.05
+"""Seconds between two looks at the client, at least."""
 
 _WITH_DATA = (Opcode.TEXT, Opcode.BINARY, Opcode.CONT)
 

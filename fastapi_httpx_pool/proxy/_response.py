@@ -15,9 +15,10 @@ from ._hooks import Hooks, OnFailure, OnRequest, OnResponse
 from ._policy import ProxyPolicy
 from ._relay import Door, Relay
 from ._rules import Rules
-from ._source import Opened, Source, timeouts_from, timeouts_of, wishes_from
+from ._source import Opened, Source
 from ._via import pseudonym
 from ._way import CLIENTS_OWN, way_to
+from ._wishes import timeouts_from, timeouts_of, wishes_from
 
 if TYPE_CHECKING:
     import httpx2

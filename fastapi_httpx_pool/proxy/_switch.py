@@ -10,7 +10,7 @@ from ..messages import Header, Response
 from ..transports import NetworkStream, network_stream_of
 from ._bridge import Bridge
 from ._failures import ProxyFailure
-from ._handshake import OURS, SUBPROTOCOL, SWITCHING, Handshake, HandshakeFailed
+from ._handshake import OURS, SUBPROTOCOL, SWITCHING, Handshake, HandshakeFailed, as_request
 from ._headers import HOP_BY_HOP
 from ._outgoing import Outgoing, ResponseTooLarge
 from ._policy import ProxyPolicy
@@ -116,11 +116,13 @@ class Channel:
 
 @final
 class Switch:
-    """Takes over when the upstream has switched."""
+    """A WebSocket that begins as a request, and takes over when the upstream has switched."""
 
-    def __init__(self, channel: Channel, handshake: Handshake, client: Any, policy: ProxyPolicy) -> None:
-        self.channel: Channel = channel
-        self._handshake = handshake
+    def __init__(self, scope: Scope, receive: Receive, send: Send, client: Any, policy: ProxyPolicy) -> None:
+        """``client`` is the one that the upstream is asked through."""
+        self.request: Scope = as_request(scope)
+        self.channel: Channel = Channel(scope, receive, send)
+        self.handshake: Handshake = Handshake(policy.websocket_max_message)
         self._client = client
         self._policy = policy
         self._stream: NetworkStream
@@ -139,7 +141,7 @@ class Switch:
             )
         if response.status != SWITCHING:
             return False
-        self._handshake.check(response.headers)
+        self.handshake.check(response.headers)
         stream = network_stream_of(response, self._client)
         if stream is None:
             raise HandshakeFailed("the client's transport does not let anybody at its connections")
@@ -153,7 +155,7 @@ class Switch:
         channel = self.channel
         await channel.accept(chosen[0].decode("latin-1") if chosen else None, headers)
         receive, send = channel.receive_message, channel.send_message
-        ending = await Bridge(receive, send, self._handshake.protocol, self._stream, self._policy).run()
+        ending = await Bridge(receive, send, self.handshake.protocol, self._stream, self._policy).run()
         if ending.failure is ProxyFailure.CLIENT_STALLED:
             channel.abort()
         return ending.failure, ending.detail

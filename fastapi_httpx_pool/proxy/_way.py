@@ -1,17 +1,22 @@
 """From a URL that a route has named to where its request goes, and by which door its answer comes."""
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from starlette.types import Scope
 
 from ..settings import TimeoutSettings
+from ._forwarded import Forwarded
 from ._handshake import Handshake
 from ._hooks import Hooks
+from ._opening import Opening, parse_websocket_target
 from ._relay import Door
 from ._rules import Rules
-from ._source import Forwarded, Where, Wishes, http_url
+from ._source import Where
 from ._target import Target, TargetRefused, parse_target
 from ._via import pseudonym
+from ._wishes import Wishes
 
 __all__ = ("CLIENTS_OWN", "way_to")
 
@@ -51,8 +56,8 @@ def way_to(
     Raises:
         ValueError: The URL is not one that a request can be sent to.
     """
-    address = _absolute(url, wishes.client)
-    target = _target_of(address if handshake is None else http_url(address), strict=rules.policy.strict_paths)
+    parse = parse_target if handshake is None else parse_websocket_target
+    target = _target_of(parse, _absolute(url, wishes.client), strict=rules.policy.strict_paths)
     via = pseudonym(rules.policy.via, "" if isinstance(target, TargetRefused) else _place(target)).encode("ascii")
 
     def where() -> Where:
@@ -60,13 +65,14 @@ def way_to(
             raise target
         return Where(target.origin, target.host, target.with_query(scope["query_string"]))
 
-    source = Forwarded(scope, where, wishes, rules=rules, hooks=hooks, via=via, url=url, body=body, handshake=handshake)
+    make: Callable[..., Forwarded] = Forwarded if handshake is None else partial(Opening, handshake)
+    source = make(scope, where, wishes, rules=rules, hooks=hooks, via=via, url=url, body=body)
     return source, Door(rules, hooks, via, [], None, answers_for_hooks=False)
 
 
-def _target_of(url: str, *, strict: bool) -> Target | TargetRefused:
+def _target_of(parse: Callable[..., Target], url: str, *, strict: bool) -> Target | TargetRefused:
     try:
-        return parse_target(url, strict=strict)
+        return parse(url, strict=strict)
     except TargetRefused as exc:
         # Not the route's fault but its caller's, who gets the answer.
         return exc

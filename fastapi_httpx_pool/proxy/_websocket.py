@@ -4,19 +4,18 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import httpx
-from starlette.types import Scope
 from starlette.websockets import WebSocket, WebSocketState
 
 from .._state import client_in
 from ..settings import TimeoutSettings
-from ._handshake import Handshake, as_request
 from ._hooks import Hooks, OnFailure, OnRequest, OnResponse
 from ._policy import ProxyPolicy
 from ._relay import Door, Relay
 from ._rules import Rules
-from ._source import Forwarded, timeouts_from, timeouts_of, wishes_from
-from ._switch import Channel, Switch
+from ._source import Source
+from ._switch import Switch
 from ._way import CLIENTS_OWN, way_to
+from ._wishes import timeouts_from, timeouts_of, wishes_from
 
 if TYPE_CHECKING:
     import httpx2
@@ -74,11 +73,9 @@ async def proxy_websocket(
         client = client_in(websocket)
     limits = timeouts_of(client) if timeout is CLIENTS_OWN else timeouts_from(timeout)
     wishes = wishes_from(client, limits, None, headers)
-    handshake = Handshake(rules.policy.websocket_max_message)
-    request = as_request(websocket.scope)
-    source, door = way_to(str(url), request, wishes, rules, hooks, handshake=handshake)
-    channel = Channel(websocket.scope, websocket.receive, websocket.send)
-    await relay_websocket(request, source, door, Switch(channel, handshake, client, rules.policy))
+    switch = Switch(websocket.scope, websocket.receive, websocket.send, client, rules.policy)
+    source, door = way_to(str(url), switch.request, wishes, rules, hooks, handshake=switch.handshake)
+    await relay_websocket(source, door, switch)
 
 
 def check_unanswered(websocket: WebSocket) -> None:
@@ -99,8 +96,8 @@ def check_unanswered(websocket: WebSocket) -> None:
         )
 
 
-async def relay_websocket(request: Scope, source: Forwarded, door: Door, switch: Switch) -> None:
-    """Relay one WebSocket, from its handshake (the scope is that of a request) to its end."""
+async def relay_websocket(source: Source, door: Door, switch: Switch) -> None:
+    """Relay one WebSocket, from its handshake to its end."""
     channel = switch.channel
     await channel.begin()
-    await Relay(request, channel.receive, channel.send, source, door, switch=switch).run()
+    await Relay(switch.request, channel.receive, channel.send, source, door, switch=switch).run()
