@@ -6,6 +6,7 @@ from ..messages import Origin as Address, Request
 __all__ = ("Key", "address_of", "check_scheme", "key_of", "shown_key", "shown_origin")
 
 _SECURE = {b"https": True, b"wss": True, b"http": False, b"ws": False}
+_FOR_WEBSOCKETS = frozenset((b"ws", b"wss"))
 _DEFAULT_PORTS = {True: 443, False: 80}
 
 Key = Address | tuple[Address, str]
@@ -13,11 +14,14 @@ Key = Address | tuple[Address, str]
 
 
 def key_of(request: Request) -> Key:
-    """Return a request's."""
+    """Return a request's; a WebSocket's opening handshake is one to the same host."""
+    origin = request.origin
+    if origin.scheme in _FOR_WEBSOCKETS:
+        origin = address_of(request)
     sni = request.extensions.get("sni_hostname")
     if not sni:
-        return request.origin
-    return request.origin, sni.decode("latin-1") if isinstance(sni, bytes) else sni
+        return origin
+    return origin, sni.decode("latin-1") if isinstance(sni, bytes) else sni
 
 
 def check_scheme(scheme: bytes) -> None:

@@ -436,6 +436,17 @@ async def test_g9_another_name_is_another_origin() -> None:
             }
 
 
+async def test_g9_a_websocket_is_of_its_host() -> None:
+    """However its URL is written, a WebSocket counts to the limits and statistics of the host that requests go to."""
+    with scripted(answering(ok())) as upstream:
+        async with running() as engine:
+            await fetch(engine, upstream.url)
+            await fetch(engine, upstream.url.replace("http", "ws", 1))
+            assert upstream.accepted == 1
+            found = engine.statistics().origins
+            assert {name: one.requests for name, one in found.items()} == {upstream.url: 2}
+
+
 async def test_g9_one_shot_origins_leave_nothing() -> None:
     """Hundreds of origins that are used once leave nothing in the books, and a bounded lot of statistics."""
     with ExitStack() as stack:
