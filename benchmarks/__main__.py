@@ -6,13 +6,13 @@ The short form takes less than three minutes, ``--full`` about half an hour.
 
 import argparse
 import json
-import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from . import machine, probes, report, websockets, wrk
+from .commands import STOPPED, chosen, heed_sigterm, say
 from .contenders import ALL, BASE, SHORT, Contender
 from .harness import Options, Results, run
 from .loads import FULL as FULL_LOADS, SHORT as SHORT_LOADS, Load
@@ -20,25 +20,22 @@ from .processes import raise_file_limit
 
 _PAGE = Path(__file__).resolve().parent.parent / "docs" / "performance.md"
 _NONE = "none"
-_STOPPED = 130
-"""The exit status of a command that Ctrl-C has ended."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return the process's exit status."""
     given = _parse(arguments)
-    # As Ctrl-C does: what was started is ended, and its folder removed.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    heed_sigterm()
     options = Options(given.rounds, given.seconds, generator=given.generator, keepalive=given.keepalive)
     raise_file_limit()
-    _say(f"{machine.description()}; {options.cores}")
+    say(f"{machine.description()}; {options.cores}")
     try:
-        results = run(given.only, given.loads, options, _say) if given.loads else Results()
-        probed = probes.run_all(given.probes, options.cores, _say, rounds=given.rounds)
+        results = run(given.only, given.loads, options, say) if given.loads else Results()
+        probed = probes.run_all(given.probes, options.cores, say, rounds=given.rounds)
         relayed = _relayed(given) if given.websockets else ""
     except KeyboardInterrupt:
-        _say("stopped")
-        return _STOPPED
+        say("stopped")
+        return STOPPED
     tables = list(probed)
     if given.loads:
         rates = report.rates(given.only, given.loads, results, given.base)
@@ -95,17 +92,13 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def _relayed(given: argparse.Namespace) -> str:
     """Measure WebSockets, in short or in full."""
-    chosen = [one for one in websockets.ALL if given.full or one.name in websockets.SHORT]
+    wanted = [one for one in websockets.ALL if given.full or one.name in websockets.SHORT]
     seconds = given.seconds if given.full else given.seconds / 2
-    return websockets.told(chosen, websockets.Options(given.rounds, seconds), _say)
+    return websockets.told(wanted, websockets.Options(given.rounds, seconds), say)
 
 
 def _contenders(names: str) -> list[Contender]:
-    known = {contender.name: contender for contender in ALL}
-    unknown = [name for name in names.split(",") if name not in known]
-    if unknown:
-        raise argparse.ArgumentTypeError(f"there is no {', '.join(unknown)}; there are {', '.join(known)}")
-    return [known[name] for name in names.split(",")]
+    return chosen(names.split(","), {contender.name: contender for contender in ALL})
 
 
 def _loads(names: str) -> list[Load]:
@@ -116,11 +109,8 @@ def _loads(names: str) -> list[Load]:
 
 
 def _probes(names: str) -> tuple[str, ...]:
-    wanted = tuple(name for name in names.split(",") if name != _NONE)
-    unknown = [name for name in wanted if name not in probes.NAMES]
-    if unknown:
-        raise argparse.ArgumentTypeError(f"there is no {', '.join(unknown)}; there are {', '.join(probes.NAMES)}")
-    return wanted
+    wanted = (name for name in names.split(",") if name != _NONE)
+    return tuple(chosen(wanted, {name: name for name in probes.NAMES}))
 
 
 def _facts(options: Options) -> tuple[str, str]:
@@ -144,10 +134,6 @@ def _as_data(options: Options, results: Results, probed: Sequence[report.Table])
         ],
         "probes": [table._asdict() for table in probed],
     }
-
-
-def _say(text: str) -> None:
-    sys.stderr.write(f"{text}\n")
 
 
 if __name__ == "__main__":

@@ -21,7 +21,10 @@ CLOSE, PING, PONG = 8, 9, 10
 
 _FIN = 0x80
 _MASKED = 0x80
-_SHORT = 126
+
+_LEAST = 2
+"""The bytes that every frame has."""
+
 _LENGTH_IN_2 = 126
 _LENGTH_IN_8 = 127
 _SMALL, _MEDIUM = 126, 65536
@@ -45,7 +48,7 @@ class Frame(NamedTuple):
 
 def accept_for(key: bytes) -> bytes:
     """Return what a server answers a client's key with."""
-    return base64.b64encode(hashlib.sha1(key + _GUID).digest())  # noqa: S324 -- RFC 6455 says so
+    return base64.b64encode(hashlib.sha1(key + _GUID, usedforsecurity=False).digest())
 
 
 def frame(kind: int, payload: bytes) -> bytes:
@@ -60,7 +63,7 @@ def masked(opcode: int, payload: bytes, key: bytes) -> bytes:
 
 def first_frame(data: bytes) -> Frame | None:
     """Return the frame that these bytes begin with, once it is whole."""
-    if len(data) < 2:  # noqa: PLR2004 -- the bytes that every frame has
+    if len(data) < _LEAST:
         return None
     length, start = data[1] & 0x7F, 2
     if length == _LENGTH_IN_2:

@@ -33,7 +33,7 @@ class Cores:
     def of_this_machine(cls) -> Self:
         """Share out the cores that this process may use; nothing is pinned where there is one, or no way to."""
         usable = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-        if len(usable) < 2:  # noqa: PLR2004 -- one core cannot be shared out
+        if len(usable) <= 1:
             return cls(frozenset(), frozenset())
         return cls(frozenset(usable[:1]), frozenset(usable[1:]))
 

@@ -6,13 +6,13 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 
 from .processes import Child
 
-__all__ = ("Unavailable", "built_go", "find", "node_with", "wait_until_it_listens")
+__all__ = ("Unavailable", "built_go", "configured_nginx", "find", "node_with", "wait_until_it_listens")
 
 _BUILD_LIMIT = 300.0
 _NODE_LIMIT = 20.0
@@ -54,6 +54,22 @@ def built_go(source: Path, folder: Path) -> str:
             raise Unavailable(f"go does not build it: {build.stderr.strip()}")
         shutil.move(unfinished, binary)
     return str(binary)
+
+
+def configured_nginx(template: Path, folder: Path, words: Mapping[str, str]) -> list[str]:
+    """
+    Write nginx's configuration with these in the place of its words, and return the command that runs it.
+
+    Raises:
+        Unavailable: It is not installed.
+    """
+    program = find("nginx")
+    text = template.read_text(encoding="ascii")
+    for word, value in {**words, "FOLDER": str(folder)}.items():
+        text = text.replace(word, value)
+    configuration = folder / "nginx.conf"
+    configuration.write_text(text, encoding="ascii")
+    return [program, "-e", "stderr", "-p", str(folder), "-c", str(configuration)]
 
 
 def node_with(packages: Sequence[str], folder: Path) -> str:

@@ -12,9 +12,22 @@ from .generator import Measured
 from .harness import Results
 from .loads import Load
 
-__all__ = ("Table", "cell", "disturbance", "latencies", "median_rate", "number", "per_cpu", "rates", "write_into")
+__all__ = (
+    "Table",
+    "cell",
+    "disturbance",
+    "latencies",
+    "median_rate",
+    "number",
+    "per_cpu",
+    "rates",
+    "write_between",
+    "write_into",
+)
 
 _FIGURE = re.compile(r"≥? ?-?\d")
+
+_TENS, _HUNDREDS = 10, 100
 
 _FULL = 0.9
 """A core that is used less than this was not what limited the contender."""
@@ -55,9 +68,9 @@ class Table(NamedTuple):
 
 def number(value: float) -> str:
     """Return a figure with the three digits that such a measurement gives."""
-    if value >= 100:  # noqa: PLR2004 -- what three digits are
+    if value >= _HUNDREDS:
         return f"{value:,.0f}"
-    return f"{value:.1f}" if value >= 10 else f"{value:.2f}"  # noqa: PLR2004 -- likewise
+    return f"{value:.1f}" if value >= _TENS else f"{value:.2f}"
 
 
 def median_rate(rounds: Sequence[Measured]) -> float:
@@ -143,12 +156,21 @@ def write_into(page: Path, text: str, command: str = "python -m benchmarks") -> 
     Raises:
         ValueError: The page does not have them.
     """
+    write_between(page, _BEGIN.format(command=command), _END, text)
+
+
+def write_between(page: Path, begin: str, end: str, text: str) -> None:
+    """
+    Put a text between two lines of a page.
+
+    Raises:
+        ValueError: The page does not have them.
+    """
     before = page.read_text(encoding="utf-8")
-    begin = _BEGIN.format(command=command)
-    region = re.compile(f"({re.escape(begin)}\n).*?({re.escape(_END)}\n)", re.DOTALL)
+    region = re.compile(f"({re.escape(begin)}\n).*?({re.escape(end)}\n)", re.DOTALL)
     after, replaced = region.subn(lambda match: f"{match[1]}\n{text}\n\n{match[2]}", before)
     if replaced != 1:
-        raise ValueError(f"{page.name} needs the line {begin!r} and, after it, {_END!r}, once each")
+        raise ValueError(f"{page.name} needs the line {begin!r} and, after it, {end!r}, once each")
     page.write_text(after, encoding="utf-8")
 
 

@@ -1,11 +1,11 @@
 """Ask many proxies: ``python -m matrix``, or ``make conformance``."""
 
 import argparse
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmarks.commands import STOPPED, chosen, heed_sigterm, say
 from fastapi_httpx_pool.conformance import Outcome, Result, Row, select
 
 from . import notes, table
@@ -14,20 +14,17 @@ from .running import Examined, examine
 
 _PAGE = Path(__file__).resolve().parent.parent / "docs" / "conformance.md"
 _NEWS = 1
-_STOPPED = 130
-"""The exit status of a command that Ctrl-C has ended."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; return the process's exit status: 1 if something of ours fails that no note tells of."""
     given = _parse(arguments)
-    # As Ctrl-C does: what was started is ended, and its folder removed.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    heed_sigterm()
     try:
         all_examined = [_examine(peer, given.rows, given.limit) for peer in given.only]
     except KeyboardInterrupt:
-        _say("stopped")
-        return _STOPPED
+        say("stopped")
+        return STOPPED
     text = page_of(all_examined, given.rows)
     sys.stdout.write(f"{text}\n")
     if given.write:
@@ -49,15 +46,15 @@ def page_of(all_examined: Sequence[Examined], rows: Sequence[Row]) -> str:
 
 
 def _examine(peer: Peer, rows: Sequence[Row], limit: float) -> Examined:
-    _say(f"{peer.name}: {peer.what}")
+    say(f"{peer.name}: {peer.what}")
 
     def told(result: Result) -> None:
         if result.outcome in {Outcome.NOT_MET, Outcome.NOT_ASKED}:
-            _say(f"  {result.row.id} ({result.row.level.value}): {result.text}")
+            say(f"  {result.row.id} ({result.row.level.value}): {result.text}")
 
     examined = examine(peer, rows, limit, told)
     if examined.missing:
-        _say(f"  left out: {examined.missing}")
+        say(f"  left out: {examined.missing}")
     return examined
 
 
@@ -65,10 +62,10 @@ def _news(all_examined: Sequence[Examined]) -> bool:
     """Tell of failures of ours without a note, and of notes without a failure; whether there are any."""
     failed = notes.unexplained(all_examined)
     for examined, result in failed:
-        _say(f"{examined.peer.name} fails {result.row.id}, and matrix/notes.py does not say why: {result.text}")
+        say(f"{examined.peer.name} fails {result.row.id}, and matrix/notes.py does not say why: {result.text}")
     met = notes.outdated(all_examined)
     for row, name in met:
-        _say(f"{name} meets {row}, and matrix/notes.py says why it does not")
+        say(f"{name} meets {row}, and matrix/notes.py says why it does not")
     return bool(failed or met)
 
 
@@ -86,11 +83,7 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def _peers(names: str) -> list[Peer]:
-    known = {peer.name: peer for peer in ALL}
-    unknown = [name for name in names.split(",") if name not in known]
-    if unknown:
-        raise argparse.ArgumentTypeError(f"there is no {', '.join(unknown)}; there are {', '.join(known)}")
-    return [known[name] for name in names.split(",")]
+    return chosen(names.split(","), {peer.name: peer for peer in ALL})
 
 
 def _rows(names: str) -> list[Row]:
@@ -98,11 +91,6 @@ def _rows(names: str) -> list[Row]:
         return select(names.split(","))
     except KeyError as exc:
         raise argparse.ArgumentTypeError(f"there is no row or table {exc.args[0]}") from exc
-
-
-def _say(text: str) -> None:
-    sys.stderr.write(f"{text}\n")
-    sys.stderr.flush()
 
 
 if __name__ == "__main__":

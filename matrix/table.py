@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
 
-from benchmarks.report import Table
+from benchmarks.report import Table, write_between
 from fastapi_httpx_pool.conformance import TABLES, Level, Outcome, Result, Row
 
 from .notes import reason
@@ -106,9 +106,4 @@ def write_into(page: Path, text: str) -> None:
     Raises:
         ValueError: The page does not have them.
     """
-    before = page.read_text(encoding="utf-8")
-    region = re.compile(f"({re.escape(_BEGIN)}\n).*({re.escape(_END)}\n)", re.DOTALL)
-    after, replaced = region.subn(lambda match: f"{match[1]}\n{text}\n\n{match[2]}", before)
-    if replaced != 1:
-        raise ValueError(f"{page.name} needs the line {_BEGIN!r} and, after it, {_END!r}, once each")
-    page.write_text(after, encoding="utf-8")
+    write_between(page, _BEGIN, _END, text)

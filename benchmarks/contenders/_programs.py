@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from ..programs import Unavailable, built_go, find, node_with
+from ..programs import Unavailable, built_go, configured_nginx, node_with
 
 __all__ = ("Place", "Unavailable", "go", "nginx", "reply_from")
 
@@ -33,10 +33,5 @@ def reply_from(place: Place) -> list[str]:
 
 def nginx(place: Place) -> list[str]:
     """Write a configuration for one process on one core that keeps everything in its folder."""
-    program = find("nginx")
     servers = "".join(f"server {origin.removeprefix('http://')};" for origin in place.origins)
-    template = (_HERE / "nginx.conf").read_text(encoding="ascii")
-    configuration = place.folder / "nginx.conf"
-    text = template.replace("PORT", str(place.port)).replace("SERVERS", servers).replace("FOLDER", str(place.folder))
-    configuration.write_text(text, encoding="ascii")
-    return [program, "-e", "stderr", "-p", str(place.folder), "-c", str(configuration)]
+    return configured_nginx(_HERE / "nginx.conf", place.folder, {"PORT": str(place.port), "SERVERS": servers})

@@ -128,7 +128,7 @@ async def get(port: int, path: str) -> str:
 async def two_cookies(port: int, upstream: Upstream) -> str:
     """The upstream sets two cookies."""
     lines = (await get(port, "/two-cookies")).lower().count("\r\nset-cookie:")
-    return "both arrive" if lines == 2 else "merged into one broken line"  # noqa: PLR2004 -- two cookies
+    return "both arrive" if lines > 1 else "merged into one broken line"
 
 
 async def hop_header(port: int, upstream: Upstream) -> str:

@@ -6,6 +6,7 @@ import sys
 import textwrap
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TextIO
 
 from ._preflight import WrongUse, place_of
 from ._report import WIDTH, Report, as_json, as_list, summary
@@ -50,10 +51,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _run(options, rows)
     except WrongUse as error:
-        print(textwrap.fill(str(error), WIDTH, break_long_words=False), file=sys.stderr)  # noqa: T201 -- a command
+        _say(textwrap.fill(str(error), WIDTH, break_long_words=False), to=sys.stderr)
         return _WRONG_USE
     except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)  # noqa: T201 -- a command
+        _say("stopped", to=sys.stderr)
         return _STOPPED
 
 
@@ -68,9 +69,9 @@ def _run(options: argparse.Namespace, rows: list[Row]) -> int:
     return 0 if passed(results) else _FAILED
 
 
-def _say(*lines: str) -> None:
+def _say(*lines: str, to: TextIO | None = None) -> None:
     for line in lines:
-        print(line, flush=True)  # noqa: T201 -- a command
+        print(line, file=to, flush=True)
 
 
 def _parser() -> argparse.ArgumentParser:

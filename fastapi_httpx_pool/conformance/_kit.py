@@ -14,21 +14,9 @@ import contextlib
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
-from ._upstream import Script, Upstream, answering, chunked, ok
-from ._wire import (
-    Client,
-    Message,
-    NotApplicable,
-    NotMet,
-    Request,
-    Response,
-    TookTooLong,
-    UpstreamConnection,
-    Wire,
-    authority,
-    expect,
-    shown,
-)
+from ._messages import Client, Message, Request, Response, UpstreamConnection
+from ._upstream import Script, Upstream, answering, chunk, chunked, ok
+from ._wire import NotApplicable, NotMet, TookTooLong, Wire, authority, expect, shown
 
 __all__ = (
     "Client",
@@ -47,6 +35,7 @@ __all__ = (
     "Wire",
     "answering",
     "authority",
+    "chunk",
     "chunked",
     "expect",
     "ok",

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import secrets
+from http import HTTPStatus
 from urllib.parse import urlsplit
 
 from ._kit import Lab, NotMet, Place, Request, Response, Upstream, authority, shown
@@ -139,7 +140,7 @@ def _judge(place: Place, expected: bytes, path: bytes, response: Response | None
             f"Configure the proxy's upstream as {place.upstream_url}, or say --base '{base}'. If the proxy keeps the "
             "prefix, a rule that takes it away may be missing."
         )
-    if response is None or response.status != 200:  # noqa: PLR2004 -- what the upstream answered
+    if response is None or response.status != HTTPStatus.OK:  # which the upstream answered
         raise WrongUse(
             f"{place.url} asked the upstream, which answered 200, but {got}. Look at what the proxy logs: it may "
             "check answers, or wait for something. If it is slow only, give it more time with --timeout."

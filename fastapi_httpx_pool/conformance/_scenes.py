@@ -5,15 +5,31 @@ What several rows do with both ends of the wire.
   the client sends this, the upstream gets that, and answers, and so on.
 - ``by_path`` is an upstream that answers each path in its own way.
 - ``arrives``, ``comes`` and ``push`` are waits, each with a limit.
+- ``stuff`` and ``drain`` are the two halves of a body that nobody reads for a while.
 """
 
 import asyncio
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from ._kit import Client, Lab, NotMet, Response, Script, TookTooLong, UpstreamConnection, Wire, answering, expect
+from ._kit import (
+    Client,
+    Lab,
+    NotMet,
+    Request,
+    Response,
+    Script,
+    TookTooLong,
+    UpstreamConnection,
+    Wire,
+    answering,
+    chunk,
+    expect,
+)
 
 __all__ = (
+    "CHUNKED_LINE",
+    "CHUNKED_OK",
     "FRAMINGS",
     "MOMENT",
     "Framing",
@@ -21,12 +37,13 @@ __all__ = (
     "answers",
     "arrives",
     "by_path",
-    "chunk",
     "comes",
-    "count",
+    "drain",
+    "framed_by",
     "is_refusal",
     "push",
     "respond",
+    "stuff",
 )
 
 MOMENT = 0.1
@@ -35,13 +52,16 @@ MOMENT = 0.1
 _STALLED = 0.25
 """Seconds after which what nobody takes is not taken any more."""
 
+_BLOCK = b"x" * 65536
+_MOST_UNREAD = 64 * 1024 * 1024
+"""Kernels hold some 20 MB of a body that nobody reads; who takes more than this keeps it."""
+
+CHUNKED_LINE = b"Transfer-Encoding: chunked"
+CHUNKED_OK = b"HTTP/1.1 200 OK\r\n" + CHUNKED_LINE + b"\r\n\r\n"
+"""The head of a 200 whose body comes in chunks."""
+
 _CLIENTS_FAULTS = range(400, 500)
 _NOT_IMPLEMENTED = 501
-
-
-def chunk(data: bytes) -> bytes:
-    """Return one chunk of a body in chunks."""
-    return b"%x\r\n%s\r\n" % (len(data), data)
 
 
 @dataclass(frozen=True)
@@ -59,7 +79,7 @@ class Framing:
 
 FRAMINGS = (
     Framing("a body of known length", b"Content-Length: 10", chunked=False),
-    Framing("a body in chunks", b"Transfer-Encoding: chunked", chunked=True),
+    Framing("a body in chunks", CHUNKED_LINE, chunked=True),
 )
 """For bodies of ten bytes."""
 
@@ -163,6 +183,13 @@ def answers(response: Response, statuses: int | Iterable[int], what: str) -> Non
     expect(response.status in wanted and response.complete, f"{what}: {names} was due, the client got {response}")
 
 
+def framed_by(request: Request) -> list[bytes]:
+    """Return the names of the lines that say where a request's body ends, one for each line."""
+    return sorted(
+        name.lower() for name, _ in request.lines if name.lower() in {b"content-length", b"transfer-encoding"}
+    )
+
+
 def is_refusal(response: Response) -> bool:
     """Whether the proxy would not have a request: it blamed the client, or hung up."""
     return response.status in _CLIENTS_FAULTS or response.status in {0, _NOT_IMPLEMENTED}
@@ -177,10 +204,34 @@ async def push(wire: Wire, block: bytes, most: int) -> int:
     return taken
 
 
-async def count(wire: Wire, byte: bytes) -> int:
-    """Read a body in chunks, or to the end of the connection, and return how often a byte is in it."""
+async def stuff(wire: Wire, whose: str) -> int:
+    """
+    Send a body in chunks, all but its end, until nobody takes it, and return how long it is.
+
+    Raises:
+        NotMet: It is taken without end; the text says who had not read it.
+    """
+    block = chunk(_BLOCK)
+    taken = await push(wire, block, _MOST_UNREAD)
+    expect(taken < _MOST_UNREAD, f"the proxy took {_MOST_UNREAD >> 20} MiB that {whose} had not read")
+    return (taken // len(block) + 1) * len(_BLOCK)  # with the one that got stuck
+
+
+async def drain(sender: Wire, receiver: Wire, length: int, within: float, what: str) -> None:
+    """
+    Send the end of such a body, and read all of it.
+
+    Raises:
+        NotMet: Not all of it is there.
+    """
+    _, arrived = await asyncio.gather(sender.send(chunk(b""), within=within), _count(receiver))
+    expect(arrived == length, f"{what} that had been throttled did not arrive whole")
+
+
+async def _count(wire: Wire) -> int:
+    """Read a body in chunks, or to the end of the connection, and return how much of what ``stuff`` sends is in it."""
     found, tail = 0, b""
     while not tail.endswith(b"\r\n0\r\n\r\n") and (data := await wire.read()):
-        found += data.count(byte)
+        found += data.count(_BLOCK[:1])
         tail = (tail + data)[-7:]
     return found

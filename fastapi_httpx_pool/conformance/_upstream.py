@@ -3,9 +3,10 @@
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 
-from ._wire import HEAD_END, Request, TookTooLong, UpstreamConnection, authority
+from ._messages import HEAD_END, Request, UpstreamConnection
+from ._wire import TookTooLong, authority
 
-__all__ = ("Script", "Upstream", "answering", "chunked", "ok")
+__all__ = ("Script", "Upstream", "answering", "chunk", "chunked", "ok")
 
 _FOREVER = 86400.0
 """Seconds for which an idle connection stays open."""
@@ -28,10 +29,14 @@ def ok(body: bytes = b"ok", *lines: bytes) -> bytes:
     return b"\r\n".join((b"HTTP/1.1 200 OK", b"Content-Length: %d" % len(body), *lines, b"", body))
 
 
+def chunk(data: bytes) -> bytes:
+    """Return one chunk of a body in chunks."""
+    return b"%x\r\n%s\r\n" % (len(data), data)
+
+
 def chunked(*pieces: bytes, trailers: Iterable[bytes] = ()) -> bytes:
     """Return a body in chunks, with its end."""
-    chunks = b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in pieces)
-    return chunks + b"0\r\n" + b"".join(line + b"\r\n" for line in trailers) + b"\r\n"
+    return b"".join(map(chunk, pieces)) + b"0\r\n" + b"".join(line + b"\r\n" for line in trailers) + b"\r\n"
 
 
 def answering(response: bytes) -> Script:
@@ -62,7 +67,7 @@ class Upstream:
         self._errors: list[Exception] = []
         self._server: asyncio.Server | None = None
         self._serving: dict[asyncio.Task[None], UpstreamConnection] = {}
-        self._busy: set[asyncio.Task[None]] = set()
+        self._busy: set[UpstreamConnection] = set()
         self._arrived = asyncio.Event()
 
     async def start(self, host: str, port: int) -> None:
@@ -100,7 +105,7 @@ class Upstream:
     async def begin_row(self) -> None:
         """Forget the row before: what still runs is broken off; connections that are idle stay for the next."""
         await asyncio.sleep(_SETTLES)
-        await self._break_off(set(self._busy))
+        await self._break_off({task for task, connection in self._serving.items() if connection in self._busy})
         self.requests = []
         self._errors = []
         self.answer_with(ok())
@@ -125,29 +130,28 @@ class Upstream:
         task.add_done_callback(self._forget)
 
     def _forget(self, task: asyncio.Task[None]) -> None:
-        self._busy.discard(task)
-        self._serving.pop(task).close()
+        connection = self._serving.pop(task)
+        self._busy.discard(connection)
+        connection.close()
 
     async def _serve(self, connection: UpstreamConnection) -> None:
-        task = asyncio.current_task()
-        assert task is not None  # noqa: S101 -- for the type checker
         try:
             turn = 0
-            while await self._serve_one(task, connection, turn):
+            while await self._serve_one(connection, turn):
                 turn += 1
         except Exception as error:  # noqa: BLE001 -- raised again in the row
             self._errors.append(error)
 
-    async def _serve_one(self, task: asyncio.Task[None], connection: UpstreamConnection, turn: int) -> bool:
+    async def _serve_one(self, connection: UpstreamConnection, turn: int) -> bool:
         """Serve one request; whether there can be another on this connection."""
         head = await connection.read_until(HEAD_END, within=_FOREVER)
         if not head.endswith(HEAD_END):
             return False
-        self._busy.add(task)
+        self._busy.add(connection)
         connection.request = Request(head, connection=connection.number, turn=turn)
         connection.request.complete = not connection.request.chunked and not connection.request.length
         self.requests.append(connection.request)
         self._arrived.set()
         await self._script(connection)
-        self._busy.discard(task)
+        self._busy.discard(connection)
         return connection.request.complete and not connection._writer.is_closing()

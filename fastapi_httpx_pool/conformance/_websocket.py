@@ -13,6 +13,7 @@ import struct
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from http import HTTPStatus
 
 from ._kit import Lab, NotMet, Request, Response, Script, TookTooLong, UpstreamConnection, Wire, expect, shown
 
@@ -227,7 +228,11 @@ def handshake(lab: Lab, *lines: bytes, target: bytes = b"/chat") -> bytes:
 
 def is_accepted(response: Response) -> bool:
     """Return whether a client that checks what it is told would take this for an open WebSocket."""
-    return response.status == 101 and response.values(b"sec-websocket-accept") == [accept_of(_KEY)]  # noqa: PLR2004
+    return _is_switch(response) and response.values(b"sec-websocket-accept") == [accept_of(_KEY)]
+
+
+def _is_switch(response: Response) -> bool:
+    return response.status == HTTPStatus.SWITCHING_PROTOCOLS
 
 
 def agreement(accept: bytes, *lines: bytes) -> bytes:
@@ -269,7 +274,7 @@ async def opened(lab: Lab, *lines: bytes, answer: Iterable[bytes] = ()) -> Async
     await client.send(handshake(lab, *lines))
     try:
         response = await client.response()
-        expect(response.status == 101, f"the client's handshake was answered with {response}")  # noqa: PLR2004
+        expect(_is_switch(response), f"the client's handshake was answered with {response}")
         expect(is_accepted(response), "the client's key was not answered rightly")
         request = await lab.upstream.request(before)
         upstream = await found.get()

@@ -16,7 +16,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import NamedTuple, final
 
-from benchmarks.programs import Unavailable, built_go, find, node_with
+from benchmarks.programs import Unavailable, built_go, configured_nginx, find, node_with
 
 __all__ = ("ALL", "BASE", "PREFIX", "Peer", "Place", "Unavailable")
 
@@ -110,19 +110,14 @@ def _granian(app: str) -> Callable[[Place], list[str]]:
 
 
 def _nginx(place: Place) -> list[str]:
-    program = find("nginx")
-    text = (_HERE / "nginx.conf").read_text(encoding="ascii")
     words = {
         "PORT": str(place.port),
         "ORIGIN": place.address,
         "LIMIT": f"{1000 * place.limit:.0f}ms",
-        "FOLDER": str(place.folder),
+        "PREFIX": PREFIX,
+        "BASE": BASE,
     }
-    for word, value in {**words, "PREFIX": PREFIX, "BASE": BASE}.items():
-        text = text.replace(word, value)
-    configuration = place.folder / "nginx.conf"
-    configuration.write_text(text, encoding="ascii")
-    return [program, "-e", "stderr", "-p", str(place.folder), "-c", str(configuration)]
+    return configured_nginx(_HERE / "nginx.conf", place.folder, words)
 
 
 def _go(place: Place) -> list[str]:

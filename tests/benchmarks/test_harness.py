@@ -48,7 +48,7 @@ def test_run() -> None:
         Contender("wrong", "answers otherwise", answering_otherwise),
     ]
     said: list[str] = []
-    options = Options(rounds=2, seconds=0.05, warm_up=0.02, generator=None)
+    options = Options(rounds=2, seconds=0.3, warm_up=0.02, generator=None)
 
     results = run(contenders, [Load.named("get-1k-2")], options, said.append)
 

@@ -7,8 +7,10 @@ import pytest
 
 from fastapi_httpx_pool.conformance import Outcome, Place, Result, run, select
 from fastapi_httpx_pool.conformance._websocket import accept_of
+from tests.support import faults
+from tests.support.faults import Change, replacing
 from tests.support.ports import free_port
-from tests.support.tunnel import Change, Faults, first_bits, replacing, tunnelling
+from tests.support.tunnel import Faults, first_bits, tunnelling
 
 KEY = b"c2l4dGVlbiBieXRlcywgYQ=="
 ACCEPT = accept_of(KEY)
@@ -39,10 +41,7 @@ def test_what_is_right_is_met() -> None:
 
 def without(name: bytes) -> Faults:
     """Return what takes lines of this name out of requests and responses."""
-
-    def take(head: bytes) -> bytes:
-        return b"\r\n".join(line for line in head.split(b"\r\n") if not line.startswith(name + b":"))
-
+    take = faults.without(name)
     return Faults(request=take, response=take)
 
 

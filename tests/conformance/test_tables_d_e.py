@@ -1,17 +1,22 @@
 """Tables D and E of the conformance suite: what our own proxy does, and that each row finds its fault."""
 
-import asyncio
 from typing import Any
 
 import pytest
 
 from fastapi_httpx_pool.conformance import Outcome
-from tests.support.conformance import NaiveProxy, ask_naive, ask_ours, faults_missed, the_text, what_failed
+from tests.support.conformance import (
+    SOON,
+    NaiveProxy,
+    ask_naive,
+    ask_ours,
+    assert_all_told,
+    assert_met,
+    assert_told,
+    what_failed,
+)
 from tests.support.faults import Change, adding, chain, hanging_up, refusing, replacing, without
 from tests.support.faulty_proxies import Pooling, Relay
-
-SOON = 0.8
-"""Seconds after which what a row waits for in vain is late, where its proxy never does it."""
 
 OPTIONS = {
     "E15": "a Location of /base/next became /base/next",
@@ -218,14 +223,12 @@ LATE = [
 @pytest.mark.parametrize(("name", "proxy", "text"), SABOTAGE)
 def test_a_fault_is_found(name: str, proxy: NaiveProxy, text: str) -> None:
     """A proxy that does one thing wrong is told so, by the row that is about it."""
-    told = the_text(ask_naive(name, proxy))
-
-    assert text in told, told
+    assert_told(name, proxy, text)
 
 
 def test_a_fault_is_found_in_time() -> None:
     """So is one that only shows in what does not come."""
-    assert asyncio.run(faults_missed(LATE)) == []
+    assert_all_told(LATE)
 
 
 FAIR = [
@@ -242,9 +245,7 @@ FAIR = [
 @pytest.mark.parametrize(("name", "proxy"), FAIR)
 def test_other_right_ways_are_fair(name: str, proxy: NaiveProxy) -> None:
     """What the row allows is not held against a proxy, though ours does it otherwise."""
-    [result] = ask_naive(name, proxy, timeout=SOON)
-
-    assert (result.outcome, result.text) == (Outcome.MET, "")
+    assert_met(name, proxy, timeout=SOON)
 
 
 def test_a_proxy_that_waits_for_a_petabyte() -> None:

@@ -1,18 +1,23 @@
 """Tables F and G of the conformance suite: what our own proxy does, and that each row finds its fault."""
 
-import asyncio
 from collections.abc import Callable
 
 import pytest
 
 from fastapi_httpx_pool.conformance import Outcome
 from fastapi_httpx_pool.conformance.rows import _f_failures
-from tests.support.conformance import NaiveProxy, ask_naive, ask_ours, faults_missed, the_text, what_failed
+from tests.support.conformance import (
+    SOON,
+    NaiveProxy,
+    ask_naive,
+    ask_ours,
+    assert_all_told,
+    assert_met,
+    assert_told,
+    what_failed,
+)
 from tests.support.faults import adding, chain, hanging_up, later, refusing, replacing, without
 from tests.support.faulty_proxies import Pooling, Relay, Retrying, after
-
-SOON = 0.8
-"""Seconds after which what a row waits for in vain is late, where its proxy never does it."""
 
 
 @pytest.mark.parametrize(("server", "tables"), [("httptools", "F,G"), ("h11", "G")])
@@ -154,14 +159,12 @@ LATE = [
 @pytest.mark.parametrize(("name", "proxy", "text"), SABOTAGE)
 def test_a_fault_is_found(name: str, proxy: NaiveProxy, text: str) -> None:
     """A proxy that does one thing wrong is told so, by the row that is about it."""
-    told = the_text(ask_naive(name, proxy))
-
-    assert text in told, told
+    assert_told(name, proxy, text)
 
 
 def test_a_fault_is_found_in_time() -> None:
     """So is one that only shows in what does not come."""
-    assert asyncio.run(faults_missed(LATE)) == []
+    assert_all_told(LATE)
 
 
 FAIR = [
@@ -177,9 +180,7 @@ FAIR = [
 @pytest.mark.parametrize(("name", "proxy"), FAIR)
 def test_other_right_ways_are_fair(name: str, proxy: NaiveProxy) -> None:
     """What the row allows is not held against a proxy, though ours does it otherwise."""
-    [result] = ask_naive(name, proxy)
-
-    assert (result.outcome, result.text) == (Outcome.MET, "")
+    assert_met(name, proxy)
 
 
 def test_room_for_all() -> None:
@@ -200,6 +201,5 @@ def test_a_kernel_that_takes_all(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_waiting_for_more_of_a_broken_chunk() -> None:
     """A proxy that says nothing to a broken chunk has not made a whole body of it."""
     silent = Relay(request=lambda data: b"" if any(broken in data for broken in BROKEN_CHUNKS) else data)
-    [result] = ask_naive("G5", silent, timeout=SOON / 2)
 
-    assert (result.outcome, result.text) == (Outcome.MET, "")
+    assert_met("G5", silent, timeout=SOON / 2)

@@ -14,6 +14,9 @@ from tests.support.proxies import hasty, proxied
 LIMIT = 2.0
 """Seconds for any wait of the suite's; so long that a busy machine is no failure."""
 
+SOON = 0.8
+"""Seconds after which what a row waits for in vain is late, where its proxy never does it."""
+
 Bytes = Callable[[bytes], bytes]
 
 
@@ -93,8 +96,9 @@ async def listening(serve: Serve, port: int = 0) -> AsyncIterator[tuple[asyncio.
     serving: dict[asyncio.Task[None], asyncio.StreamWriter] = {}
 
     def forget(task: asyncio.Task[None]) -> None:
-        writer = serving.pop(task)
-        writer.transport.abort()
+        serving.pop(task).transport.abort()
+        if not task.cancelled():
+            task.exception()  # to a proxy this naive, an upstream that is slow is one
 
     def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.create_task(serve(reader, writer))
@@ -161,7 +165,7 @@ async def _asking_again(name: str, proxy: NaiveProxy) -> list[Result]:
     raise AssertionError("no port stays free")
 
 
-async def faults_missed(faults: Sequence[tuple[str, NaiveProxy, str]]) -> list[str]:
+async def _faults_missed(faults: Sequence[tuple[str, NaiveProxy, str]]) -> list[str]:
     """
     Ask each row of its proxy, all at once, and return what those were told that were not told the text.
 
@@ -172,12 +176,34 @@ async def faults_missed(faults: Sequence[tuple[str, NaiveProxy, str]]) -> list[s
     return [f"{name}: {told}" for (name, _, text), told in zip(faults, texts, strict=True) if text not in told]
 
 
+def assert_told(name: str, proxy: NaiveProxy, text: str) -> None:
+    """Ask one row: it must not be met, and say this."""
+    told = the_text(ask_naive(name, proxy))
+
+    assert text in told, told
+
+
+def assert_met(name: str, proxy: NaiveProxy, *, timeout: float = LIMIT) -> None:
+    """Ask one row: it must be met."""
+    [result] = ask_naive(name, proxy, timeout=timeout)
+
+    assert (result.outcome, result.text) == (Outcome.MET, ""), result
+
+
+def assert_all_told(faults: Sequence[tuple[str, NaiveProxy, str]]) -> None:
+    """Ask rows at once that are about what comes too late: none must be met, and each say what it should."""
+    assert asyncio.run(_faults_missed(faults)) == []
+
+
 __all__ = (
     "LIMIT",
+    "SOON",
     "NaiveProxy",
     "ask_naive",
     "ask_ours",
-    "faults_missed",
+    "assert_all_told",
+    "assert_met",
+    "assert_told",
     "listening",
     "replace",
     "the_text",

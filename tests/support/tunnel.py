@@ -1,21 +1,16 @@
 """A proxy of raw bytes that does WebSockets right, except for what a test has it do wrong."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
-Change = Callable[[bytes], bytes]
+from tests.support.faults import Change
 
 
 def nothing(data: bytes) -> bytes:
     """Change nothing."""
     return data
-
-
-def replacing(old: bytes, new: bytes) -> Change:
-    """Return what replaces some bytes by others."""
-    return lambda data: data.replace(old, new)
 
 
 def first_bits(old: int, new: int) -> Change:

@@ -1,6 +1,6 @@
 """Table A: what concerns one connection only goes, and every other header line arrives as it was sent."""
 
-# ruff: noqa: PLR2004 -- a status is best known by its number
+from http import HTTPStatus
 
 from .._kit import Lab, NotApplicable, Request, Response, chunked, expect, ok, shown
 from .._rows import SHOULD, WANT, invisible, row
@@ -89,7 +89,7 @@ async def a5(lab: Lab) -> None:
     for framing, body in ((b"Content-Length: 5", b"hello"), (b"Transfer-Encoding: chunked", chunked(b"hello"))):
         named = framing.partition(b":")[0]
         seen = await lab.exchange(b"Connection: Host, " + named, framing, method=b"POST", body=body)
-        if seen.response.status == 400 and not seen.requests:
+        if seen.response.status == HTTPStatus.BAD_REQUEST and not seen.requests:
             continue
         request = seen.request
         expect(request.body == b"hello" and request.complete, f"the body got lost when {shown(named)} was named")

@@ -1,8 +1,7 @@
 """Table B: what upstreams are told about the client, whom they are told it is for, and where a request ends."""
 
-# ruff: noqa: PLR2004 -- a status is best known by its number
-
 import re
+from http import HTTPStatus
 from ipaddress import IPv6Address, ip_address
 
 from .._kit import Lab, NotApplicable, NotMet, Request, expect, ok, shown
@@ -107,7 +106,7 @@ async def b9(lab: Lab) -> None:
     ):
         seen = await lab.exchange(*lines, host=b"")
         expect(not seen.requests, f"a request {told} reached the upstream")
-        expect(seen.response.status == 400, f"a request {told} got {seen.response}")
+        expect(seen.response.status == HTTPStatus.BAD_REQUEST, f"a request {told} got {seen.response}")
 
 
 @row("B10", "a target with a host in it does not choose the upstream; its host replaces Host", rfc="RFC 9112 3.2.2")
@@ -143,7 +142,7 @@ async def b12(lab: Lab) -> None:
     for _ in range(_ROUNDS):
         seen = await lab.exchange(*_lines_for_the_next(seen.request))
         if not seen.requests:
-            expect(seen.response.status >= 400, f"the client got {seen.response}")
+            expect(seen.response.status >= HTTPStatus.BAD_REQUEST, f"the client got {seen.response}")
             return
     raise NotMet(f"after {_ROUNDS} rounds, it is still forwarded")
 

@@ -1,9 +1,8 @@
 """Table C: target, path and query."""
 
-# ruff: noqa: PLR2004 -- a status is best known by its number
-
 import posixpath
 from collections.abc import Iterable
+from http import HTTPStatus
 from urllib.parse import unquote_to_bytes
 
 from .._kit import Lab, NotApplicable, Seen, expect, shown
@@ -73,7 +72,7 @@ async def _expect_exact(lab: Lab, paths: Iterable[bytes], *, may_refuse: bool = 
 
 def _refused(seen: Seen) -> bool:
     """Whether it was refused as bad, and went nowhere."""
-    return not seen.requests and seen.response.status // 100 == 4
+    return not seen.requests and seen.response.status in range(400, 500)
 
 
 @row("C1", "the octets of a path arrive unchanged: escapes and their case, quotes, empty segments", rfc="RFC 9110 7.7")
@@ -199,7 +198,7 @@ async def c13(lab: Lab) -> None:
         ("TRACE", await lab.exchange(method=b"TRACE")),
     ):
         expect(not seen.requests and not decoy.accepted, f"{what} reached another server")
-        expect(seen.response.status >= 400, f"{what} got {seen.response}")
+        expect(seen.response.status >= HTTPStatus.BAD_REQUEST, f"{what} got {seen.response}")
     seen = await lab.exchange(raw=b"OPTIONS * HTTP/1.1\r\nHost: " + lab.authority + b"\r\n\r\n")
     expect(seen.response.status, f"OPTIONS * got {seen.response}")
     for request in seen.requests:
@@ -211,5 +210,5 @@ async def c14(lab: Lab) -> None:
     """One clean 400, and nothing goes on."""
     for path in _BROKEN:
         seen = await lab.exchange(target=path)
-        right = seen.response.status == 400 and not seen.requests
+        right = seen.response.status == HTTPStatus.BAD_REQUEST and not seen.requests
         expect(right, f"{shown(lab.target(path))} got {seen.response}" + _arrived(seen))

@@ -2,14 +2,14 @@
 
 import asyncio
 import gzip
+from http import HTTPStatus
 
 from .._kit import Lab, Response, Script, TookTooLong, UpstreamConnection, answering, chunked, expect, ok
 from .._rows import MUST, OPTION, SHOULD, WANT, invisible, row
-from .._scenes import MOMENT, Hands, answers, by_path, push, respond
+from .._scenes import CHUNKED_OK, MOMENT, Hands, answers, by_path, push, respond
 
 __all__ = ()
 
-_CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 _OK = (200, b"ok")
 
 
@@ -100,10 +100,10 @@ async def e4(lab: Lab) -> None:
 
 _TRUNCATED = {
     b"length": ("a body that is shorter than its length", _head(b"Content-Length: 100") + b"hello"),
-    b"no-last-chunk": ("a body without its last chunk", _CHUNKED + b"5\r\nhello\r\n"),
-    b"in-a-chunk": ("a body that ends in a chunk", _CHUNKED + b"50\r\nhello"),
-    b"in-the-last-chunk": ("a body that ends in its last chunk", _CHUNKED + b"5\r\nhello\r\n0\r\n"),
-    b"bad-chunk": ("a body with a broken chunk", _CHUNKED + b"5\r\nhello\r\nzz\r\nhello\r\n0\r\n\r\n"),
+    b"no-last-chunk": ("a body without its last chunk", CHUNKED_OK + b"5\r\nhello\r\n"),
+    b"in-a-chunk": ("a body that ends in a chunk", CHUNKED_OK + b"50\r\nhello"),
+    b"in-the-last-chunk": ("a body that ends in its last chunk", CHUNKED_OK + b"5\r\nhello\r\n0\r\n"),
+    b"bad-chunk": ("a body with a broken chunk", CHUNKED_OK + b"5\r\nhello\r\nzz\r\nhello\r\n0\r\n\r\n"),
 }
 
 
@@ -152,7 +152,7 @@ async def e6(lab: Lab) -> None:
 _POISON = ok(b"POISON")
 _ENDED = {
     b"length": (b"GET", "a body of known length", ok()),
-    b"chunked": (b"GET", "a body in chunks", _CHUNKED + chunked(b"ok")),
+    b"chunked": (b"GET", "a body in chunks", CHUNKED_OK + chunked(b"ok")),
     b"head": (b"HEAD", "a response to HEAD", _head(b"Content-Length: %d" % len(_POISON))),
     b"304": (b"GET", "a 304", _head(b"Content-Length: %d" % len(_POISON), start=b"HTTP/1.1 304 Not Modified")),
     b"204": (b"GET", "a 204", _head(start=b"HTTP/1.1 204 No Content")),
@@ -203,7 +203,7 @@ async def e8(lab: Lab) -> None:
     expect(b"link" not in response.names, "the header lines of an interim response are in the final one")
     old = (await lab.exchange(version=b"HTTP/1.0")).response
     expect((old.status, old.body, old.interim) == (200, b"final", []), "HTTP/1.0 got an interim response")
-    hints = [interim for interim in response.interim if interim.status == 103]  # noqa: PLR2004 -- a status
+    hints = [interim for interim in response.interim if interim.status == HTTPStatus.EARLY_HINTS]
     expect(hints, "the client did not get the 103 Early Hints")
     links = [b"</a.css>; rel=preload", b"</b.js>; rel=preload"]
     expect(hints[0].values(b"link") == links, "the links of the 103 Early Hints are others")
@@ -276,7 +276,7 @@ async def e12(lab: Lab) -> None:
     answers(response, {200, 502}, "a response with a length and chunks")
     bad = response.chunked and response.length is not None
     expect(not bad, "both the length and the chunks were passed on")
-    expect(response.status == 502 or response.body == b"hello", "the length counted, not the chunks")  # noqa: PLR2004
+    expect(response.status == HTTPStatus.BAD_GATEWAY or response.body == b"hello", "the length counted, not the chunks")
 
 
 @row("E13", "folded lines and blanks before a colon are mended or refused", rfc="RFC 9112 5.1, 5.2", level=MUST)
@@ -297,7 +297,7 @@ async def e13(lab: Lab) -> None:
 def _check_parts(response: Response) -> None:
     parts = [value.split() for value in response.values(b"x-folded")]
     mended = parts == [[b"a", b"b"]] and response.values(b"x-next") == [b"1"]
-    expect(response.status == 502 or mended, "a folded line became another value")  # noqa: PLR2004 -- a status
+    expect(response.status == HTTPStatus.BAD_GATEWAY or mended, "a folded line became another value")
 
 
 _ENDLESS = 32 * 1024 * 1024
@@ -363,12 +363,12 @@ async def e18(lab: Lab) -> None:
 @row("E19", "a client of HTTP/1.0 gets no chunks, and the end of the connection", rfc="RFC 9112 6.1, 9.3", level=MUST)
 async def e19(lab: Lab) -> None:
     """For a body in chunks, and for one that ends with the connection."""
-    for answer in (answering(_CHUNKED + chunked(b"hello")), _and_hang_up(_head() + b"hello")):
+    for answer in (answering(CHUNKED_OK + chunked(b"hello")), _and_hang_up(_head() + b"hello")):
         lab.upstream.answer_with(answer)
         client = await lab.client()
         await client.send(lab.request(version=b"HTTP/1.0"))
         response = await respond(client, "HTTP/1.0: no end of the response")
-        expect(response.status == 200, f"HTTP/1.0: the client got {response}")  # noqa: PLR2004 -- a status
+        expect(response.status == HTTPStatus.OK, f"HTTP/1.0: the client got {response}")
         expect(b"transfer-encoding" not in response.names, "HTTP/1.0: the client got a body in chunks")
         expect(response.body == b"hello", "HTTP/1.0: the body did not arrive as it was")
         expect(await client.closed(), "HTTP/1.0: the connection stays open")

@@ -4,19 +4,44 @@ import asyncio
 import contextlib
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from http import HTTPStatus
 
-from .._kit import Client, Lab, NotApplicable, Response, TookTooLong, UpstreamConnection, chunked, expect, ok, shown
+from .._kit import (
+    Client,
+    Lab,
+    NotApplicable,
+    Response,
+    TookTooLong,
+    UpstreamConnection,
+    chunk,
+    chunked,
+    expect,
+    ok,
+    shown,
+)
 from .._rows import MUST, OPTION, WANT, row
-from .._scenes import MOMENT, Hands, answers, arrives, by_path, chunk, count, is_refusal, push, respond
+from .._scenes import (
+    CHUNKED_LINE,
+    CHUNKED_OK,
+    MOMENT,
+    Hands,
+    answers,
+    arrives,
+    by_path,
+    drain,
+    is_refusal,
+    respond,
+    stuff,
+)
 
 __all__ = ()
 
-_CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 _STREAM = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
 _LATE = "nothing within {:g} s; if the proxy's own timeout is longer, shorten it, or use a longer --timeout"
-_MOST_UNREAD = 64 * 1024 * 1024
 _AT_ONCE = 128
 _QUEUE = 0
+_ONCE_MORE = 2
+"""How often a request may be sent that is tried once more."""
 
 
 @row("F1", "an upstream that refuses the connection is a 502", rfc="RFC 9110 15.6.3", level=WANT)
@@ -80,7 +105,7 @@ async def f4(lab: Lab) -> None:
     await upstream.send(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhello")
     try:
         response = await client.response_head(lab.patience)
-        rest = await client.read_to_end(lab.patience) if response.status == 200 else b""  # noqa: PLR2004 -- a status
+        rest = await client.read_to_end(lab.patience) if response.status == HTTPStatus.OK else b""
     except TookTooLong:
         raise TookTooLong(late) from None
     expect(response.status in {200, 502, 504}, f"a body that stalls became {response}")
@@ -103,9 +128,9 @@ async def f5(lab: Lab) -> None:
         raise NotApplicable(f"{_AT_ONCE} requests at once all reached the upstream: the proxy has room for more")
     late = f"no room for {_AT_ONCE - arrived} requests: {_LATE.format(lab.patience)}"
     heads = await asyncio.gather(*(_head(client, lab.patience) for client in clients))
-    told = [head for head in heads if head is not None and head.status != 200]  # noqa: PLR2004 -- the upstream's own
+    told = [head for head in heads if head is not None and head.status != HTTPStatus.OK]  # which is the upstream's own
     expect(told, late)
-    full = [head for head in told if head.status == 503]  # noqa: PLR2004 -- a status
+    full = [head for head in told if head.status == HTTPStatus.SERVICE_UNAVAILABLE]
     expect(full, f'a request without room: 503 was due, the client got "{shown(told[0].start)}"')
     expect(b"retry-after" in full[0].names, "a 503 for want of room has no Retry-After")
 
@@ -156,7 +181,7 @@ async def f7(lab: Lab) -> None:
     response = (await lab.exchange(method=b"POST", body=b"hello" * 20_000, answer=unread)).response
     expect(response.status in range(500, 600), f"an upload that the upstream broke off: the client got {response}")
     broken = b"5\r\nhello\r\nzz\r\nhello\r\n0\r\n\r\n"
-    seen = await lab.exchange(b"Transfer-Encoding: chunked", method=b"POST", body=broken, answer=ok())
+    seen = await lab.exchange(CHUNKED_LINE, method=b"POST", body=broken, answer=ok())
     expect(is_refusal(seen.response), f"a broken chunk from the client: 400 was due, the client got {seen.response}")
 
 
@@ -211,7 +236,7 @@ async def f11(lab: Lab) -> None:
         hands, client = Hands(lab), await lab.client()
         await client.send(lab.request())
         upstream = await hands.take("the request did not go up")
-        await upstream.send(_CHUNKED + chunk(b"hello"))
+        await upstream.send(CHUNKED_OK + chunk(b"hello"))
         await arrives(client, b"hello", "the beginning of the body did not come down before its end")
         getattr(client, leave)()
         expect(await upstream.closed(lab.timeout / 2), f"the client left ({leave}), and the silent upstream is kept")
@@ -223,14 +248,15 @@ async def f12(lab: Lab) -> None:
 
     async def dying(connection: UpstreamConnection) -> None:
         await connection.read_body()
-        await connection.send(_CHUNKED + chunk(b"hello"))
+        await connection.send(CHUNKED_OK + chunk(b"hello"))
         connection.reset()
 
     lab.upstream.answer_with(by_path({b"die": dying, b"x": ok(b"next")}))
     for _ in range(15):
         for seen in await asyncio.gather(*(lab.exchange(target=b"/die") for _ in range(10))):
             response = seen.response
-            expect(not response.complete or response.status == 502, f"the end of the upstream looks like {response}")  # noqa: PLR2004
+            fine = not response.complete or response.status == HTTPStatus.BAD_GATEWAY
+            expect(fine, f"the end of the upstream looks like {response}")
     response = (await lab.exchange()).response
     expect(response.body == b"next", f"after 150 upstreams that died, the client got {response}")
 
@@ -243,14 +269,10 @@ async def f13(lab: Lab) -> None:
     await client.send(lab.request())
     upstream = await hands.take("the request did not go up")
     upstream.tighten()
-    await upstream.send(_CHUNKED)
-    block = b"x" * 65536
-    taken = await push(upstream, chunk(block), _MOST_UNREAD)
-    expect(taken < _MOST_UNREAD, f"the proxy took {_MOST_UNREAD >> 20} MiB that the client had not read")
-    blocks = taken // len(chunk(block)) + 1  # and the one that got stuck
+    await upstream.send(CHUNKED_OK)
+    length = await stuff(upstream, "the client")
     await client.response_head()
-    _, arrived = await asyncio.gather(upstream.send(b"0\r\n\r\n", within=lab.patience), count(client, b"x"))
-    expect(arrived == blocks * len(block), "a response that had been throttled did not arrive whole")
+    await drain(upstream, client, length, lab.patience, "a response")
 
 
 @row("F14", "as long as something comes now and then, nothing is too slow", level=WANT)
@@ -267,7 +289,7 @@ async def f14(lab: Lab) -> None:
 def _dripping(pause: float) -> Callable[[UpstreamConnection], Awaitable[None]]:
     async def script(connection: UpstreamConnection) -> None:
         await connection.read_body()
-        await connection.send(_CHUNKED)
+        await connection.send(CHUNKED_OK)
         async for piece in _pieces(pause):
             await connection.send(chunk(piece))
         await connection.send(chunked())
@@ -323,7 +345,7 @@ async def f16(lab: Lab) -> None:
     expect(len(fresh) <= 1, f"a GET was sent again over {len(fresh)} new connections, one after the other")
     tries, response = await _tries_on_stale(lab, b"GET")
     answers(response, 200, "a GET on a connection that had become stale")
-    expect(tries <= 2, f"a GET on a connection that had become stale was sent {tries} times")  # noqa: PLR2004 -- once more
+    expect(tries <= _ONCE_MORE, f"a GET on a connection that had become stale was sent {tries} times")
 
 
 async def _tries_on_stale(lab: Lab, method: bytes) -> tuple[int, Response]:

@@ -3,41 +3,35 @@
 import asyncio
 import contextlib
 import re
+from http import HTTPStatus
 
-from .._kit import Lab, Request, Response, TookTooLong, UpstreamConnection, chunked, expect, ok
+from .._kit import Lab, Response, TookTooLong, UpstreamConnection, chunked, expect, ok
 from .._rows import MUST, WANT, invisible, row
-from .._scenes import answers, is_refusal, respond
+from .._scenes import CHUNKED_LINE, answers, framed_by, is_refusal, respond
 
 __all__ = ()
 
-_CHUNKED = b"Transfer-Encoding: chunked"
 _WHOLE = chunked(b"hello")
 _HIDDEN = b"GET /hidden HTTP/1.1\r\nHost: hidden.example\r\n\r\n"
-
-
-def _framing(request: Request) -> list[bytes]:
-    return sorted(
-        name.lower() for name, _ in request.lines if name.lower() in {b"content-length", b"transfer-encoding"}
-    )
 
 
 @row("G1", "with Content-Length and chunks: refused, or only the chunks go up", rfc="RFC 9112 6.1, 6.3", level=MUST)
 async def g1(lab: Lab) -> None:
     """In any order, with a length that is too short, too long, or nothing."""
     for lines in (
-        (b"Content-Length: 4", _CHUNKED),
-        (_CHUNKED, b"Content-Length: 4"),
-        (b"Content-Length: 0", _CHUNKED),
-        (b"Content-Length: %d" % (len(_WHOLE) + len(_HIDDEN)), _CHUNKED),
-        (b"Connection: Content-Length, Transfer-Encoding", b"Content-Length: 4", _CHUNKED),
+        (b"Content-Length: 4", CHUNKED_LINE),
+        (CHUNKED_LINE, b"Content-Length: 4"),
+        (b"Content-Length: 0", CHUNKED_LINE),
+        (b"Content-Length: %d" % (len(_WHOLE) + len(_HIDDEN)), CHUNKED_LINE),
+        (b"Connection: Content-Length, Transfer-Encoding", b"Content-Length: 4", CHUNKED_LINE),
     ):
         seen = await lab.exchange(*lines, method=b"POST", body=_WHOLE)
         what = b", ".join(lines).decode("ascii")
         fine = seen.response.status in range(200, 300) or is_refusal(seen.response)
         expect(fine, f"{what}: the client got {seen.response}")
         for request in seen.requests:
-            names = b" and ".join(_framing(request)).decode("ascii")
-            expect(len(_framing(request)) == 1, f"{what}: the upstream got {names}")
+            names = b" and ".join(framed_by(request)).decode("ascii")
+            expect(len(framed_by(request)) == 1, f"{what}: the upstream got {names}")
             expect(not request.complete or request.body == b"hello", f"{what}: the upstream got another body")
 
 
@@ -101,7 +95,7 @@ async def g4(lab: Lab) -> None:
         await _check_refused(lab, f"Content-Length: {length.decode('ascii')}", raw, 400, 413)
     for what, (line, mark) in _BAD_LINES.items():
         seen = await lab.exchange(line)
-        fine = seen.response.status == 200 or is_refusal(seen.response)  # noqa: PLR2004 -- a status
+        fine = seen.response.status == HTTPStatus.OK or is_refusal(seen.response)
         expect(fine, f"{what}: the client got {seen.response}")
         bad = [request for request in seen.requests if re.search(b"(?im)" + mark, request.head.rstrip(b"\r\n"))]
         expect(not bad, f"{what} was passed on")
@@ -124,7 +118,7 @@ async def g5(lab: Lab) -> None:
         ("chunks with extensions and a trailer", extended, b"hello"),
         ("a chunk with a request in it", chunked(data), data),
     ):
-        seen = await lab.exchange(_CHUNKED, method=b"POST", body=body)
+        seen = await lab.exchange(CHUNKED_LINE, method=b"POST", body=body)
         answers(seen.response, {200, 400}, what)
         expect(all(request.body == wanted for request in seen.requests), f"{what}: other data arrived")
         expect(len(seen.requests) <= 1, f"{what}: it became two requests")
@@ -132,7 +126,7 @@ async def g5(lab: Lab) -> None:
     for what, body in _BROKEN_CHUNKS.items():
         before = len(lab.upstream.requests)
         # Waiting for more of it is as good as a refusal.
-        response = await _ask(lab, lab.request(_CHUNKED, method=b"POST", body=body))
+        response = await _ask(lab, lab.request(CHUNKED_LINE, method=b"POST", body=body))
         accepted = response is not None and response.status in range(200, 300)
         expect(not accepted, f"{what}: the client got {response}")
         whole = any(request.complete for request in lab.upstream.requests[before:])
@@ -154,7 +148,7 @@ async def g6(lab: Lab) -> None:
     for raw in (head.replace(b"\r\n", b"\n"), head.replace(b"X-A: 1\r\n", b"X-A: 1\n")):
         # An end for those to whom a line feed is none.
         seen = await lab.exchange(raw=raw + b"\r\n\r\n")
-        fine = seen.response.status == 200 or is_refusal(seen.response)  # noqa: PLR2004 -- a status
+        fine = seen.response.status == HTTPStatus.OK or is_refusal(seen.response)
         expect(fine, f"the client got {seen.response}")
         for request in (request for request in seen.requests if request.target.endswith(b"/feeds")):
             expect(b"\n" not in request.head.replace(b"\r\n", b""), "a bare line feed was passed on")

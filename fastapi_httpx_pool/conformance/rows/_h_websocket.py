@@ -3,6 +3,7 @@
 import asyncio
 import base64
 import binascii
+from http import HTTPStatus
 
 from .._kit import Lab, Request, expect
 from .._rows import MUST, WANT, row
@@ -26,13 +27,16 @@ __all__ = ()
 _LARGE = bytes(range(256)) * 800
 _REFUSAL = b"HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno"
 _NORMAL = closing(1000)
+_KEY_SIZE = 16
+"""RFC 6455, section 4.1."""
 
 
 @row("H1", "the client is accepted when the upstream has agreed, not before", rfc="RFC 6455 4", level=MUST)
 async def h1(lab: Lab) -> None:
     """The upstream refuses; it agrees; it answers another key."""
     seen = await lab.exchange(raw=handshake(lab), answer=_REFUSAL)
-    expect(seen.response.status != 101, "the client was told 101, while the upstream refused")  # noqa: PLR2004
+    switched = seen.response.status == HTTPStatus.SWITCHING_PROTOCOLS
+    expect(not switched, "the client was told 101, while the upstream refused")
     _check_handshake(seen.request)
 
     async with opened(lab) as pair:
@@ -56,7 +60,7 @@ def _check_handshake(request: Request) -> None:
 
 def _is_key(value: bytes) -> bool:
     try:
-        return len(base64.b64decode(value, validate=True)) == 16  # noqa: PLR2004 -- RFC 6455, section 4.1
+        return len(base64.b64decode(value, validate=True)) == _KEY_SIZE
     except binascii.Error:
         return False
 
@@ -67,7 +71,7 @@ async def h2(lab: Lab) -> None:
     lines = (b"WWW-Authenticate: Basic", b"X-Why: nobody knows you", b"Set-Cookie: a=1", b"Set-Cookie: b=2")
     head = b"\r\n".join((b"HTTP/1.1 401 Unauthorized", *lines, b"Content-Length: 6", b"", b""))
     response = (await lab.exchange(raw=handshake(lab), answer=head + b"who is")).response
-    expect(response.status == 401, f"a refusal with 401 became {response}")  # noqa: PLR2004
+    expect(response.status == HTTPStatus.UNAUTHORIZED, f"a refusal with 401 became {response}")
     expect(response.values(b"x-why") == [b"nobody knows you"], "the refusal's own line got lost")
     expect(response.values(b"www-authenticate") == [b"Basic"], "the refusal's WWW-Authenticate got lost")
     expect(response.values(b"set-cookie") == [b"a=1", b"b=2"], "the refusal's two cookies did not stay two lines")
@@ -75,7 +79,7 @@ async def h2(lab: Lab) -> None:
 
     moved = b"HTTP/1.1 302 Found\r\nLocation: http://elsewhere.example/\r\nContent-Length: 0\r\n\r\n"
     response = (await lab.exchange(raw=handshake(lab), answer=moved)).response
-    expect(response.status == 302, f"a redirect became {response}")  # noqa: PLR2004
+    expect(response.status == HTTPStatus.FOUND, f"a redirect became {response}")
     expect(response.values(b"location") == [b"http://elsewhere.example/"], "the redirect's Location got lost")
 
     page = b"HTTP/1.1 404 Not Found\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nnone\r\n5\r\n here\r\n0\r\n\r\n"
@@ -224,7 +228,7 @@ async def h7(lab: Lab) -> None:
     expect(seen.response.status in {101, 200}, f"a request with Upgrade: h2c was answered with {seen.response}")
 
     seen = await lab.exchange(b"Connection: Upgrade", b"Upgrade: example/1")
-    expect(seen.response.status == 200, f"a request with Upgrade: example/1 got {seen.response}")  # noqa: PLR2004
+    expect(seen.response.status == HTTPStatus.OK, f"a request with Upgrade: example/1 got {seen.response}")
 
 
 _TARGETS = (b"/a%2Fb;c?x=%zz&y=a+b&&=", b"/a//b/", b"/'%41~[]?next=../x", b"/%2e%2e/secret", b"/../secret")
