@@ -377,7 +377,6 @@ class Pool:
 
     def finished(self, exchange: Exchange, connection: Connection, *, reusable: bool) -> None:
         """Take the connection back, after a complete exchange."""
-        connection.account()
         obstacle = self._obstacle(connection, exchange.reader.keep_alive_hint) if reusable else "not reusable"
         if obstacle is not None:
             connection.close(obstacle)
@@ -393,7 +392,6 @@ class Pool:
 
     def broken_off(self, exchange: Exchange, connection: Connection, reason: str) -> None:
         """Close the connection, after an exchange that is not complete."""
-        connection.account()
         connection.close(reason)
         if reason == "peer" and self._is_stale(exchange):
             return  # whoever waits for the response repeats it, in the same place
@@ -453,6 +451,8 @@ class Pool:
 
     def origins(self) -> dict[str, OriginStatistics]:
         """Return the statistics of each origin."""
+        for connection in self._connections:
+            connection.account()
         found = {}
         now = {origin.key: origin for origin in self._books.origins()}
         for key, counters in self._counters.items():
@@ -511,8 +511,17 @@ class Pool:
         ]
         limit = self._limits.max_connections
         return (
-            f"{self._books.open} of {'any number' if limit is None else limit} are open and {self._books.waiting} "
-            f"requests wait; held: {held}; oldest: {'; '.join(oldest) or 'none'}. "
+            f"{self._books.open} of {'any number' if limit is None else limit} are open, with {self._books.waiting} "
+            f"in the queue; held: {held}; oldest: {'; '.join(oldest) or 'none'}. {self._advice()}"
+        )
+
+    def _advice(self) -> str:
+        if 2 * len(self._tunnels) > self._books.open:
+            return (
+                "Most are open WebSockets or other tunnels, which keep theirs to the end: raise max_connections, or "
+                "give them a client of their own."
+            )
+        return (
             "If responses are never closed, close them; if the upstream is slow, raise max_connections or the timeout."
         )
 

@@ -135,7 +135,7 @@ class OriginStatistics:
     failures: Mapping[str, int] = field(default_factory=dict)
     """Exchanges that failed: by the name of the error before the head of the response, by the reason after it."""
     bytes_in: int = 0
-    """Bytes received on connections that are closed, and on all others up to their last exchange."""
+    """Bytes received; what TLS adds is not counted."""
     bytes_out: int = 0
     """Bytes sent, likewise."""
     queue_wait: Histogram = Histogram()

@@ -16,7 +16,7 @@ from fastapi_httpx_pool.events import ConnectionClosed, ConnectionOpened, Event,
 from fastapi_httpx_pool.exceptions import ConnectError, ReadTimeout, RemoteProtocolError
 from fastapi_httpx_pool.messages import Origin, Request, Timeouts
 from tests.support.engines import LIMIT, Events, fetch, origin_of, pool_of, read, request_to, running, turn
-from tests.support.ports import free_port
+from tests.support.ports import refusing_port
 from tests.support.recording import RecordingUpstream
 from tests.support.upstream import Connection, Script, answering, ok, scripted
 from tests.support.watched import Held
@@ -128,6 +128,21 @@ async def test_bytes() -> None:
             assert found.bytes_out == sum(map(len, upstream_script.heads)) + sum(map(len, upstream_script.bodies))
 
 
+async def test_bytes_of_an_open_exchange() -> None:
+    """They count as soon as they have come, whether there will be more or not."""
+
+    def begin(connection: Connection) -> None:
+        connection.read_request()
+        connection.send(ok(b"x" * 50)[:-10])
+        connection.wait_until_closed()
+
+    with scripted(begin) as upstream:
+        async with running() as engine:
+            response = await engine(request_to(upstream.url))
+            assert engine.statistics().origins[upstream.url].bytes_in > 0
+            await response.aclose()
+
+
 async def test_bytes_of_a_connection_that_broke() -> None:
     """Bytes of a response that was never complete count too."""
     with scripted(answering(ok(b"x" * 50)[:-10], times=1)) as upstream:
@@ -140,7 +155,7 @@ async def test_bytes_of_a_connection_that_broke() -> None:
 async def test_ipv6_in_brackets() -> None:
     """An IPv6 origin is shown as in a URL."""
     async with running() as engine:
-        port = free_port()
+        port = refusing_port()
         with pytest.raises(ConnectError):
             await engine(Request(b"GET", Origin(b"http", b"::1", port), b"/", [(b"Host", b"x")]))
         assert list(engine.statistics().origins) == [f"http://[::1]:{port}"]
@@ -261,7 +276,7 @@ def _documented(name: str) -> str:
 async def test_a_failure_without_a_connection() -> None:
     """A request that never had a connection failed all the same."""
     async with running() as engine:
-        port = free_port()
+        port = refusing_port()
         with pytest.raises(ConnectError):
             await fetch(engine, f"http://127.0.0.1:{port}")
         found = engine.statistics().origins[f"http://127.0.0.1:{port}"]
@@ -320,7 +335,7 @@ async def test_events_of_failures() -> None:
                 await fetch(engine, upstream.url)
             (ended,) = events.of(ExchangeEnded)
             assert (ended.status, ended.error) == (None, "RemoteProtocolError")
-            port = free_port()
+            port = refusing_port()
             with pytest.raises(ConnectError):
                 await fetch(engine, f"http://127.0.0.1:{port}")
             assert events.of(ExchangeEnded)[1].error == "ConnectError"

@@ -37,6 +37,7 @@ from tests.support.engines import (
     turn,
     until,
 )
+from tests.support.patience import with_patience
 from tests.support.tls import Authority
 from tests.support.upstream import Connection, Script, answering, ok, scripted
 from tests.support.watched import Watched
@@ -228,7 +229,7 @@ class TestReading:
                 with pytest.raises(ReadTimeout, match=f"nothing came for {limit:g} s"):
                     await tunnel.read(100, limit)
                 await tunnel.write(b"ping")
-                assert await tunnel.read(100, 5.0) == b"ping"
+                assert await tunnel.read(100, LIMIT) == b"ping"
                 await response.aclose()
 
     async def test_data_that_is_there_beats_the_limit(self) -> None:
@@ -413,7 +414,7 @@ class TestEnd:
             async with running(Limits(max_connections=1), observer=events) as engine:
                 response, _ = await open_tunnel(engine, upstream.url)
                 assert engine.statistics().active == 1
-                with pytest.raises(PoolTimeout, match="a tunnel"):
+                with pytest.raises(PoolTimeout, match=r"\(a tunnel\)\. Most are open WebSockets"):
                     await fetch(engine, upstream.url, timeouts=Timeouts(pool=0.02))
                 queued = asyncio.create_task(fetch(engine, upstream.url))
                 await until(lambda: engine.statistics().queued)
@@ -529,12 +530,13 @@ class TestEnd:
                     await reading
                 assert await script.none_open()
 
-    async def test_no_limits_of_the_exchange(self) -> None:
+    @with_patience(0.1)
+    async def test_no_limits_of_the_exchange(self, limit: float) -> None:
         """A tunnel may stay open for longer than its request was allowed to take."""
         with scripted(after_switching(echo)) as upstream:
             async with running(Limits(idle_expiry=0.05, lifetime=0.05)) as engine:
-                response, tunnel = await open_tunnel(engine, upstream.url, timeouts=Timeouts(read=0.1, total=0.1))
-                await asyncio.sleep(0.2)
+                response, tunnel = await open_tunnel(engine, upstream.url, timeouts=Timeouts(read=limit, total=limit))
+                await asyncio.sleep(2 * limit)
                 await tunnel.write(b"ping")
                 assert await read_exactly(tunnel, 4) == b"ping"
                 await response.aclose()
@@ -567,7 +569,7 @@ class TestTls:
         with scripted(after_switching(then_tls(authority.server("example.org")))) as upstream:
             async with running() as engine:
                 response, tunnel = await self.connect(engine, upstream.url)
-                secure = await tunnel.start_tls(authority.client(), "example.org", 5.0)
+                secure = await tunnel.start_tls(authority.client(), "example.org", LIMIT)
                 assert secure.get_extra_info("ssl_object").version() == "TLSv1.3"
                 reading = asyncio.create_task(read_exactly(secure, len(LARGE)))
                 async with asyncio.timeout(LIMIT):
@@ -609,7 +611,7 @@ class TestTls:
             async with running() as engine:
                 _, tunnel = await self.connect(engine, upstream.url)
                 with pytest.raises(ConnectError):
-                    await tunnel.start_tls(authority.client(), "example.org", 5.0)
+                    await tunnel.start_tls(authority.client(), "example.org", LIMIT)
                 assert_quiet(engine)
 
     async def test_cancelled(self, authority: Authority) -> None:
