@@ -76,7 +76,7 @@ class ReverseProxy:
 
         Args:
             upstream: Scheme, host, and the path that nothing leaves; a query is put before each
-                request's own.
+                request's own. ``ws`` and ``wss`` mean ``http`` and ``https``, for requests go there, too.
             client: Whose pool to use: the name of a client of the app's, or a client of either
                 family, which stays open. By default the app's default client; or alone under a
                 server, one of its own.
@@ -88,7 +88,7 @@ class ReverseProxy:
             on_failure: Sees what went wrong before the first byte; may answer.
 
         Raises:
-            ValueError: The URL is not absolute http or https, or has what a base cannot have.
+            ValueError: The URL is not absolute, or of another scheme, or has what a base cannot have.
             TypeError: The client is neither a name nor an ``AsyncClient``; or something else is not
                 what it should be.
             pydantic.ValidationError: The timeout is none.

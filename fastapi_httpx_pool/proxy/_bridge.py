@@ -112,8 +112,9 @@ class Bridge:
         try:
             await self._carry()
         except BaseException:
-            # The server has cancelled the application: there is time for a word, but not for an answer.
+            # The server has cancelled the application: there is time for a word to each, but not for an answer.
             await self._tell_upstream(LEAVING)
+            await self._tell_client(LEAVING, shield=True)
             raise
         finally:
             self._stream.on_drain = None
@@ -159,6 +160,7 @@ class Bridge:
                     return of_client(message)
                 await self._send_on(message)
                 del message  # the next one may take long to come, and this one may be large
+                await anyio.lowlevel.checkpoint_if_cancelled()  # as below
         except TransportError as exc:
             # What the upstream said before may still be on its way to the client.
             await anyio.sleep(GOODBYE)
@@ -205,6 +207,8 @@ class Bridge:
                     del data
                 if ending is not None:
                     return ending
+                # Who never has to wait, because there is always more, is never told that it is over.
+                await anyio.lowlevel.checkpoint_if_cancelled()
         except UnicodeDecodeError as exc:
             return of_garbled(exc)
         except TransportError as exc:
@@ -320,8 +324,8 @@ class Bridge:
             self._protocol.send_close(close.code, close.reason)
             await self._write_soon(self._protocol.data_to_send())
 
-    async def _tell_client(self, close: Goodbye) -> None:
-        with anyio.move_on_after(GOODBYE):  # it may not have taken what came before
+    async def _tell_client(self, close: Goodbye, *, shield: bool = False) -> None:
+        with anyio.move_on_after(GOODBYE, shield=shield):  # it may not have taken what came before
             try:
                 await self._send({"type": "websocket.close", "code": close.code, "reason": close.reason})
             except Exception as exc:
@@ -332,7 +336,7 @@ class Bridge:
         """Let the upstream close the connection, as servers do: a reset could overtake the last frame."""
         with suppress(TransportError), anyio.move_on_after(GOODBYE):
             while await self._stream.read(READ_SIZE):
-                pass
+                await anyio.lowlevel.checkpoint_if_cancelled()
 
 
 def _shorter(one: float | None, other: float | None) -> float | None:

@@ -111,7 +111,11 @@ def of_broken(error: Exception) -> Ending:
     if isinstance(error, PayloadTooBig):
         return Ending(Goodbye(CloseCode.MESSAGE_TOO_BIG), failure=ProxyFailure.RESPONSE_TOO_LARGE, detail=str(error))
     if isinstance(error, EOFError):
-        return Ending(Goodbye(CloseCode.INTERNAL_ERROR), failure=ProxyFailure.RESPONSE_BODY_BROKE, detail="it hung up")
+        return Ending(
+            Goodbye(CloseCode.INTERNAL_ERROR),
+            failure=ProxyFailure.RESPONSE_BODY_BROKE,
+            detail="it hung up without a goodbye",
+        )
     return Ending(Goodbye(CloseCode.INTERNAL_ERROR), failure=ProxyFailure.RESPONSE_INVALID, detail=str(error))
 
 

@@ -1,6 +1,5 @@
 """The opening handshake of a WebSocket, sent on: a GET whose answer may switch to another protocol."""
 
-import re
 from collections.abc import AsyncIterable
 from typing import Any, final
 
@@ -15,16 +14,14 @@ from ._handshake import Handshake
 from ._headers import sift
 from ._hooks import ProxyRequest
 from ._inbound import Inbound
-from ._target import Target, parse_target
+from ._target import Target, http_url, parse_target
 
 __all__ = ("Opening", "parse_websocket_target")
 
-_SCHEME = re.compile("ws(?=s?://)", re.IGNORECASE)
-
 
 def parse_websocket_target(url: str, *, strict: bool = False) -> Target:
-    """Take a URL apart as ``parse_target`` does; ``ws`` means the same as ``http`` here."""
-    return parse_target(_SCHEME.sub("http", url, count=1), strict=strict)
+    """Take a URL apart as ``parse_target`` does."""
+    return parse_target(http_url(url), strict=strict)
 
 
 @final

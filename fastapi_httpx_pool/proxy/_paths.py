@@ -17,7 +17,7 @@ from urllib.parse import quote_from_bytes, unquote_to_bytes
 from starlette.types import Scope
 
 from ..messages import Origin
-from ._target import TargetRefused, check_path, encoded_octets, origin_of
+from ._target import TargetRefused, check_path, encoded_octets, http_url, origin_of
 
 __all__ = ("Base", "below_mount", "inbound_path", "is_authority", "public_prefix", "without_prefix")
 
@@ -54,12 +54,14 @@ class Base:
         Take a URL apart, without changing an octet of its path and query.
 
         Raises:
-            ValueError: It is not an absolute http or https URL, or has parts that a base cannot have.
+            ValueError: It is not an absolute URL of http or https, or ws or wss, or has parts that a base
+                cannot have.
         """
-        match = _URL.fullmatch(url)
+        match = _URL.fullmatch(http_url(url))
         if match is None:
             raise ValueError(
-                f"The upstream {_without_secrets(url)!r} is not an absolute URL: it must begin with http:// or https://."
+                f"The upstream {_without_secrets(url)!r} is not an absolute URL: it must begin with http:// or https://, "
+                "which ws:// and wss:// may stand for."
             )
         scheme, authority, path, query, fragment = match.groups()
         if "@" in authority:

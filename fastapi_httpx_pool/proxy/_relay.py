@@ -454,7 +454,8 @@ class Relay:
         # User information and queries may hold secrets, and a line break would forge another line.
         url = _USER_INFORMATION.sub("//", self._source.url.partition("?")[0])
         url, detail = (_CONTROLS.sub("?", text) for text in (url, detail))
-        _logger.log(level, "%s %s: %s, %s", self._source.method, url, failure.label, detail, exc_info=error)
+        what = self._source.method if self._switch is None else "WebSocket"
+        _logger.log(level, "%s %s: %s, %s", what, url, failure.label, detail, exc_info=error)
 
 
 _FAILURES: tuple[tuple[type[Exception], ProxyFailure], ...] = (

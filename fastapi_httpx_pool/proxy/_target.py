@@ -14,9 +14,10 @@ import httpx
 
 from ..messages import Origin
 
-__all__ = ("Target", "TargetRefused", "check_path", "encoded_octets", "origin_of", "parse_target")
+__all__ = ("Target", "TargetRefused", "check_path", "encoded_octets", "http_url", "origin_of", "parse_target")
 
 _URL = re.compile(r"(https?)://([^/?#]*)([^?#]*)(?:\?([^#]*))?(?:#.*)?", re.DOTALL | re.IGNORECASE)
+_WEBSOCKET_SCHEME = re.compile("ws(?=s?://)", re.IGNORECASE)
 _IN_TARGET = bytes(octet for octet in range(0x21, 0x7F) if octet not in b"#")
 _NOT_IN_TARGET = re.compile(rb"[^\x21-\x7e]|#")
 _NUL_OR_NO_ESCAPE = re.compile(rb"\x00|%(?:00|(?![0-9A-Fa-f]{2}))")
@@ -74,8 +75,8 @@ def parse_target(url: str, *, strict: bool = False) -> Target:
     if match is None:
         shown = re.sub("//[^/]*@", "//", url.partition("?")[0])  # the rest may be secret
         raise ValueError(
-            f"{shown!r} is not an absolute URL: it must begin with http:// or https://. "
-            "A path alone is enough if the client has a base_url."
+            f"{shown!r} is not an absolute URL: it must begin with http:// or https://, or for a WebSocket with ws:// "
+            "or wss://. A path alone is enough if the client has a base_url."
         )
     scheme, authority, path, query = match.groups()
     if "@" in authority:
@@ -84,6 +85,11 @@ def parse_target(url: str, *, strict: bool = False) -> Target:
     raw_path = _encoded(path) or b"/"
     check_path(raw_path, strict=strict)
     return Target(origin, host, raw_path, None if query is None else _encoded(query))
+
+
+def http_url(url: str) -> str:
+    """Return a URL with ``http`` for ``ws``, which means the same here."""
+    return _WEBSOCKET_SCHEME.sub("http", url, count=1)
 
 
 def check_path(octets: bytes, *, strict: bool = False) -> None:

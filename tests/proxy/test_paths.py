@@ -232,6 +232,8 @@ class TestParse:
         [
             ("http://u.example", b"http", b"u.example", 80, b"u.example"),
             ("HTTPS://U.Example:443/x", b"https", b"u.example", 443, b"u.example"),
+            ("Wss://u.example/x", b"https", b"u.example", 443, b"u.example"),
+            ("ws://u.example:8080", b"http", b"u.example", 8080, b"u.example:8080"),
             ("http://u.example:8080", b"http", b"u.example", 8080, b"u.example:8080"),
             ("https://[::1]:8443/x", b"https", b"::1", 8443, b"[::1]:8443"),
             ("http://b\u00fccher.example/", b"http", b"xn--bcher-kva.example", 80, b"xn--bcher-kva.example"),
@@ -270,7 +272,7 @@ class TestParse:
             ("/path", "absolute"),
             ("//u.example/x", "absolute"),
             ("ftp://u.example", "absolute"),
-            ("ws://u.example", "absolute"),
+            ("wsx://u.example", "absolute"),
             (" http://u.example", "absolute"),
             ("http:u.example", "absolute"),
             ("http://", "host"),

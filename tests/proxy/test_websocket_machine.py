@@ -4,8 +4,9 @@ import asyncio
 import logging
 import socket
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,14 @@ from fastapi_httpx_pool import (
     proxy_websocket,
 )
 from fastapi_httpx_pool.proxy import _bridge
+from fastapi_httpx_pool.proxy._handshake import Handshake
 from tests.support.answers import read_answer
 from tests.support.asgi import LIMIT, started
 from tests.support.asgi_websocket import WebSocketDriver, serving_websocket
 from tests.support.carriers import ASYNCIO, on_both_engines, on_both_engines_of_asyncio
 from tests.support.families import FAMILIES, module_of
 from tests.support.http2_server import serving_http2
+from tests.support.patience import with_patience
 from tests.support.proxies import proxied, settings_of
 from tests.support.trio_server import serving_trio
 from tests.support.uploads import chunk
@@ -210,9 +213,11 @@ async def test_h5_an_upstream_that_is_lost(engine: str, leave: str, caplog: pyte
 
 
 @on_both_engines
-async def test_h6_an_upstream_that_is_silent(engine: str, caplog: pytest.LogCaptureFixture) -> None:
+@with_patience(0.2)
+async def test_h6_an_upstream_that_is_silent(engine: str, caplog: pytest.LogCaptureFixture, limit: float) -> None:
     """It is pinged, and as soon as it says anything that is well; without a word it is dead (1011)."""
-    async with open_pair(engine, websocket_ping_interval=0.05, websocket_ping_timeout=0.2) as (client, far):
+    caplog.clear()
+    async with open_pair(engine, websocket_ping_interval=0.05, websocket_ping_timeout=limit) as (client, far):
         for answer in (PONG, TEXT):
             pinged = await in_thread(far.read)
             assert (pinged.opcode, pinged.payload) == (PING, b"")
@@ -224,6 +229,7 @@ async def test_h6_an_upstream_that_is_silent(engine: str, caplog: pytest.LogCapt
         assert (await client.sent_next())["code"] == 1011
         await returned(client)
     [warning] = warnings_in(caplog)
+    assert warning.startswith("WebSocket http://127.0.0.1:")
     assert warning.endswith(": response_body_timeout, after the handshake: the upstream has not answered a ping")
 
 
@@ -312,6 +318,82 @@ def test_h1_under_hypercorns_trio_worker() -> None:
 
 
 # Clients that leave.
+
+
+class Ready(asyncio.Future[None]):
+    """What a socket always is that always has more: the task that awaits it is never seen waiting."""
+
+    def __await__(self) -> Generator[Any]:
+        self._asyncio_future_blocking = True
+        yield self
+
+
+class Endless:
+    """A connection on which there is always one more message, but not for ever: a test has to be able to fail."""
+
+    on_drain: Callable[[], None] | None = None
+    draining = False
+
+    def __init__(self) -> None:
+        self.ready = Ready()
+        self.ready.set_result(None)
+        self.left = 10_000
+        self.message = frame(TEXT, b"news")
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ASYNC109 -- httpcore's
+        """Give a message, without a wait that anybody sees."""
+        await self.ready
+        self.left -= 1
+        return self.message if self.left > 0 else b""
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ASYNC109 -- likewise
+        """Never be called."""
+        raise AssertionError("there is always room")
+
+    def write_nowait(self, buffer: bytes) -> bool:
+        """Take everything."""
+        return True
+
+    write_soon = write
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_h5_a_client_that_leaves_an_upstream_that_never_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """hypercorn takes messages for clients that are gone, so that nobody ever has to wait; it ends all the same."""
+    monkeypatch.setattr(_bridge, "GOODBYE", 0)
+    stream = Endless()
+
+    async def receive() -> Any:
+        return left(1001)
+
+    async def send(message: Any) -> None:
+        assert message["type"] == "websocket.send"
+
+    bridge = _bridge.Bridge(receive, send, Handshake(None).protocol, stream, ProxyPolicy())
+    assert (await bridge.run()).upstream == (1001, "")
+    assert stream.left > 0
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+async def test_h5_an_upstream_that_leaves_a_client_that_never_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor does a client that always has one more message keep it open."""
+    monkeypatch.setattr(_bridge, "GOODBYE", 0)
+    stream = Endless()
+    stream.message = frame(CLOSE, (1000).to_bytes(2))
+    count = 10_000
+
+    async def receive() -> Any:
+        nonlocal count
+        await stream.ready
+        count -= 1
+        return said("more") if count > 0 else left(1001)
+
+    async def send(message: Any) -> None:
+        assert message["type"] == "websocket.close"
+
+    ending = await _bridge.Bridge(receive, send, Handshake(None).protocol, stream, ProxyPolicy()).run()
+    assert ending.client == (1000, "")
+    assert count > 0
 
 
 @on_both_engines
@@ -497,11 +579,12 @@ async def test_h6_a_client_that_takes_nothing(engine: str, door: str, caplog: py
 
 
 @on_both_engines
-@pytest.mark.parametrize("ping_timeout", [None, 5.0])
-async def test_h6_idle_though_pinged(engine: str, ping_timeout: float | None) -> None:
+@pytest.mark.parametrize("ping_timeout", [None, LIMIT])
+@with_patience(0.4)
+async def test_h6_idle_though_pinged(engine: str, ping_timeout: float | None, limit: float) -> None:
     """Pings are no messages: without any of those for ``websocket_idle``, both are told that it is idle (1001)."""
     policy: dict[str, Any] = {"websocket_ping_interval": 0.1, "websocket_ping_timeout": ping_timeout}
-    async with open_pair(engine, websocket_idle=0.5, **policy) as (client, far):
+    async with open_pair(engine, websocket_idle=limit, **policy) as (client, far):
         client.tell(said("hello"))
         assert await in_thread(far.message) == (TEXT, b"hello")
         assert (await in_thread(far.read)).opcode == PING
@@ -522,31 +605,33 @@ def goodbye_after_pings(far: End) -> tuple[int, str]:
 
 
 @on_both_engines
-async def test_h6_a_message_keeps_it_open(engine: str) -> None:
+@with_patience(0.3)
+async def test_h6_a_message_keeps_it_open(engine: str, limit: float) -> None:
     """An upstream that answers no pings yet, and a client that speaks meanwhile: it is neither idle nor dead."""
-    policy: dict[str, Any] = {"websocket_idle": 0.3, "websocket_ping_interval": 0.1}
+    policy: dict[str, Any] = {"websocket_idle": limit, "websocket_ping_interval": limit / 3}
     async with open_pair(engine, **policy) as (client, far):
         assert (await in_thread(far.read)).opcode == PING
-        await anyio.sleep(0.1)
+        await anyio.sleep(limit / 3)
         client.tell(said("one"))
         assert await in_thread(far.message) == (TEXT, b"one")
-        await anyio.sleep(0.2)  # now it would be idle, but for the message
+        await anyio.sleep(limit * 2 / 3)  # now it would be idle, but for the message
         far.text("two")
         assert (await client.sent_next())["text"] == "two"
 
 
 @on_asyncio
-@pytest.mark.parametrize("idle", [None, 0.2])
-async def test_h6_no_pings(idle: float | None) -> None:
+@pytest.mark.parametrize("idle", [False, True])
+@with_patience(0.2)
+async def test_h6_no_pings(idle: bool, limit: float) -> None:
     """``websocket_ping_interval=None`` lets an upstream be silent for ever, or until ``websocket_idle`` ends it."""
-    async with open_pair(websocket_idle=idle, websocket_ping_interval=None) as (client, far):
+    async with open_pair(websocket_idle=limit if idle else None, websocket_ping_interval=None) as (client, far):
         for number in range(3):
-            await anyio.sleep(0.1)
+            await anyio.sleep(limit / 2)
             client.tell(said(str(number)))
             assert await in_thread(far.read) == (TEXT, str(number).encode(), True, 0)
-        if idle is None:
+        if not idle:
             client.tell(left(1000))
-        assert await in_thread(far.agree) == ((1000, "") if idle is None else (1001, "idle"))
+        assert await in_thread(far.agree) == ((1001, "idle") if idle else (1000, ""))
 
 
 @pytest.mark.parametrize(
@@ -572,16 +657,23 @@ def test_h6_a_client_that_takes_nothing_is_broken_off(server: str, door: str, ca
 # Ends from outside.
 
 
+async def keep(told: list[Any], message: Any) -> None:
+    """Take what a client is told."""
+    told.append(message)
+
+
 @on_both_engines
 async def test_h5_the_app_is_cancelled(engine: str) -> None:
-    """A server that cancels an app whose WebSocket is open leaves it the time for a word: 1001."""
+    """A server that cancels an app whose WebSocket is open leaves it the time for a word to each side: 1001."""
+    told: list[Any] = []
     with handed() as upstream:
         proxy = ReverseProxy(upstream.url, settings=settings_of(engine=engine))
         async with started(proxy) as lifespan:
             async with serving_websocket(proxy, lifespan.scope) as client:
                 far = await accepted(client, upstream)
+                client.on_send = partial(keep, told)
             assert client.returned.is_set()
-            assert client.nothing_more()
+            assert told == [{"type": "websocket.close", "code": 1001, "reason": ""}]
             assert [one.payload for one in await in_thread(far.ended_after)] == [(1001).to_bytes(2)]
 
 
