@@ -491,7 +491,7 @@ async def test_open_response_counts_as_in_flight() -> None:
     def script(connection: Connection) -> None:
         connection.read_request()
         connection.send(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n")
-        assert leaving.wait(5)
+        assert leaving.wait(20)
         connection.send(b"x" * 1000)
 
     async with ClientFactory(ClientSettings(drain=9.0)) as factory:

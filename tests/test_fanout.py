@@ -14,7 +14,8 @@ from fastapi_httpx_pool import FanOutError, LimitSettings, TimeoutSettings, fan_
 from tests.support.carriers import ASYNCIO
 from tests.support.families import FAMILIES, module_of, needs_httpx2
 from tests.support.fanned import Backwards, Silent, Waves, client_of, echo, everywhere, nothing_under_way, replying
-from tests.support.ports import free_port
+from tests.support.patience import with_patience
+from tests.support.ports import refusing_port
 from tests.support.upstream import LIMIT, ok, scripted
 from tests.support.watched import Held
 
@@ -244,7 +245,7 @@ async def test_failure_cancels_the_rest(family: str) -> None:
     """One failure ends all: a plain error that names the URL without its secrets, and says what to do."""
     module = module_of(family)
     silent = Silent()
-    bad = f"http://user:password@127.0.0.1:{free_port()}/path?key=secret#fragment"
+    bad = f"http://user:password@127.0.0.1:{refusing_port()}/path?key=secret#fragment"
     with scripted(silent) as upstream:
         async with client_of(family) as client:
             with pytest.raises(FanOutError) as caught:
@@ -264,7 +265,7 @@ async def test_failure_cancels_the_rest(family: str) -> None:
 @everywhere
 async def test_failures_at_once(family: str) -> None:
     """Several failures at once are one plain error too, not a group."""
-    url = f"http://127.0.0.1:{free_port()}/"
+    url = f"http://127.0.0.1:{refusing_port()}/"
     async with client_of(family) as client:
         with pytest.raises(FanOutError):
             await fan_out(client, [url] * 10)
@@ -282,7 +283,7 @@ async def test_return_exceptions(family: str) -> None:
                     upstream.url + "/first",
                     "http://a\nb/",
                     ("GET", upstream.url, {"colour": "blue"}),
-                    f"http://127.0.0.1:{free_port()}",
+                    f"http://127.0.0.1:{refusing_port()}",
                     upstream.url + "/last",
                 ],
                 return_exceptions=True,
@@ -349,7 +350,7 @@ async def test_inputs_are_closed(family: str) -> None:
     async def urls() -> AsyncIterator[str]:
         try:
             while True:
-                yield f"http://127.0.0.1:{free_port()}/"
+                yield f"http://127.0.0.1:{refusing_port()}/"
         finally:
             await anyio.lowlevel.checkpoint()
             cleaned.append("up")
@@ -365,14 +366,15 @@ async def test_inputs_are_closed(family: str) -> None:
 
 
 @everywhere
-async def test_deadline(family: str) -> None:
+@with_patience(0.3)
+async def test_deadline(family: str, limit: float) -> None:
     """When the time for the whole is over, all is cancelled and closed, and the error says how far it came."""
     silent = Silent()
     with scripted(silent) as upstream, scripted(replying(echo)) as quick:
         async with client_of(family) as client:
-            text = r"not done within 0\.3 s: 1 were, 0 of which had failed"
+            text = rf"not done within {limit:g} s: 1 were, 0 of which had failed"
             with pytest.raises(TimeoutError, match=text):
-                await fan_out(client, [quick.url, upstream.url, upstream.url], timeout=0.3)
+                await fan_out(client, [quick.url, upstream.url, upstream.url], timeout=limit)
             await nothing_under_way(client)
             assert await silent.none_open()
 
@@ -414,7 +416,7 @@ async def test_task_that_is_cancelled(family: str) -> None:
 async def test_progress(family: str) -> None:
     """The callback is told the numbers of done, failed and all; of a lazy iterable's, once it has ended."""
     told: list[tuple[int, int, int | None]] = []
-    bad = f"http://127.0.0.1:{free_port()}/"
+    bad = f"http://127.0.0.1:{refusing_port()}/"
     with scripted(replying(echo)) as upstream:
         urls = [upstream.url, bad, upstream.url]
         async with client_of(family) as client:
@@ -504,7 +506,7 @@ async def test_errors_are_freed() -> None:
     try:
         async with client_of("httpx") as client:
             try:
-                await fan_out(client, [f"http://127.0.0.1:{free_port()}/"])
+                await fan_out(client, [f"http://127.0.0.1:{refusing_port()}/"])
             except FanOutError as exc:
                 gone = weakref.ref(exc)
             assert gone is not None

@@ -16,7 +16,8 @@ from fastapi_httpx_pool.fanout._arrivals import Sink
 from tests.support.carriers import ASYNCIO, UVLOOP
 from tests.support.families import module_of
 from tests.support.fanned import Gated, Silent, client_of, echo, everywhere, nothing_under_way, replying
-from tests.support.ports import free_port
+from tests.support.patience import with_patience
+from tests.support.ports import refusing_port
 from tests.support.upstream import scripted
 
 pytestmark = pytest.mark.anyio
@@ -50,7 +51,7 @@ async def test_as_they_finish(family: str) -> None:
 async def test_errors_are_outcomes(family: str) -> None:
     """A request that fails is an outcome too, and disturbs no other; ``result`` raises its error."""
     module = module_of(family)
-    bad = f"http://127.0.0.1:{free_port()}/"
+    bad = f"http://127.0.0.1:{refusing_port()}/"
     with scripted(replying(echo)) as upstream:
         async with client_of(family) as client:
             outcomes = {
@@ -270,14 +271,15 @@ async def test_nothing_runs_ahead(family: str) -> None:
 
 
 @everywhere
-async def test_deadline(family: str) -> None:
+@with_patience(0.3)
+async def test_deadline(family: str, limit: float) -> None:
     """When the time is over the loop is told, after what had come until then; all has been closed."""
     silent = Silent()
     with scripted(silent) as upstream, scripted(replying(echo)) as quick:
         async with client_of(family) as client:
-            arrivals = as_completed(client, [upstream.url, quick.url], timeout=0.3)
+            arrivals = as_completed(client, [upstream.url, quick.url], timeout=limit)
             outcomes = [await anext(arrivals)]
-            with pytest.raises(TimeoutError, match=r"not done within 0\.3 s: 1 were"):
+            with pytest.raises(TimeoutError, match=rf"not done within {limit:g} s: 1 were"):
                 await anext(arrivals)
             assert client.pool_statistics().active == 0
             assert await silent.none_open()

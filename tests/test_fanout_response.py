@@ -17,7 +17,7 @@ from fastapi_httpx_pool.fanout._arrivals import Sink
 from tests.support.answers import ask, get, read_chunk
 from tests.support.carriers import ASYNCIO
 from tests.support.fanned import Silent, client_of, echo, everywhere, replying
-from tests.support.ports import free_port
+from tests.support.ports import refusing_port
 from tests.support.raw_client import raw_client
 from tests.support.stack import UVICORN, Stack
 from tests.support.upstream import answering, ok, scripted
@@ -73,7 +73,7 @@ def _of(records: list[dict[str, Any]], source: str) -> list[dict[str, Any]]:
 def test_records(stack: Stack, media_type: Any, parse: Callable[[bytes], Any], content_type: bytes) -> None:
     """A browser gets the records of each source, and at the end one of all; failures have a name and no details."""
     with scripted(answering(ok("größer\n".encode(), b"Content-Type: text/plain"))) as upstream:
-        requests = {"fine": upstream.url, "down": f"http://127.0.0.1:{free_port()}/"}
+        requests = {"fine": upstream.url, "down": f"http://127.0.0.1:{refusing_port()}/"}
         with _serving(stack, requests, media_type=media_type) as port:
             answer = ask(port, get())
 

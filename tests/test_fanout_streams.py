@@ -13,7 +13,8 @@ from fastapi_httpx_pool import StreamPart, merge_streams
 from tests.support.carriers import ASYNCIO
 from tests.support.families import module_of
 from tests.support.fanned import Silent, client_of, echo, everywhere, replying, wait
-from tests.support.ports import free_port
+from tests.support.patience import with_patience
+from tests.support.ports import refusing_port
 from tests.support.upstream import Connection, answering, ok, scripted
 
 pytestmark = pytest.mark.anyio
@@ -87,7 +88,7 @@ def _breaking_off(connection: Connection) -> None:
 async def test_failures_are_parts(family: str, caplog: pytest.LogCaptureFixture) -> None:
     """A source that fails, at whatever time, is a part that says so; the others go on. The log has no secrets."""
     module = module_of(family)
-    down = f"http://user:password@127.0.0.1:{free_port()}/path?key=secret"
+    down = f"http://user:password@127.0.0.1:{refusing_port()}/path?key=secret"
     with scripted(_breaking_off) as breaking, scripted(replying(echo)) as fine, caplog.at_level(logging.WARNING):
         async with client_of(family) as client:
             parts = [
@@ -214,12 +215,13 @@ async def test_cancelled(family: str) -> None:
 
 
 @everywhere
-async def test_deadline(family: str) -> None:
+@with_patience(0.2)
+async def test_deadline(family: str, limit: float) -> None:
     """When the time is over the loop is told, and all are closed."""
     silent = Silent(BEGUN)
     with scripted(silent) as upstream:
         async with client_of(family) as client:
-            parts = merge_streams(client, [upstream.url], timeout=0.2)
+            parts = merge_streams(client, [upstream.url], timeout=limit)
             seen = [_shown(await anext(parts)), _shown(await anext(parts))]
             with pytest.raises(TimeoutError, match="not done within"):
                 await anext(parts)

@@ -35,7 +35,7 @@ from fastapi_httpx_pool import (
 )
 
 from .support.families import FAMILIES, module_of, needs_httpx2
-from .support.ports import free_port
+from .support.ports import refusing_port
 from .support.server import serving
 from .support.upstream import LIMIT, Connection, Upstream, answering, ok, scripted
 
@@ -283,7 +283,7 @@ def test_errors_are_the_familys(family: str) -> None:
 
         def use(client: Any) -> None:
             calls: list[tuple[Any, Callable[[], Any]]] = [
-                (module.ConnectError, lambda: client.get(f"http://127.0.0.1:{free_port()}/")),
+                (module.ConnectError, lambda: client.get(f"http://127.0.0.1:{refusing_port()}/")),
                 (module.ReadTimeout, lambda: client.get(silent.url, timeout=module.Timeout(LIMIT, read=0.05))),
                 (module.HTTPStatusError, lambda: client.head(bad.url).raise_for_status()),
             ]
@@ -546,7 +546,7 @@ def test_fan_out_of_a_generator(echo: Upstream) -> None:
 
 def test_fan_out_with_a_failure(echo: Upstream) -> None:
     """A failure is raised with its URL, or stands in its place."""
-    down = f"http://127.0.0.1:{free_port()}/"
+    down = f"http://127.0.0.1:{refusing_port()}/"
 
     def use(client: SyncClient) -> list[str]:
         with pytest.raises(FanOutError) as caught:

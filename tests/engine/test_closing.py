@@ -8,7 +8,7 @@ from typing import Any
 import anyio.to_thread
 import pytest
 
-from fastapi_httpx_pool.engine import ConnectOptions, Engine, Limits
+from fastapi_httpx_pool.engine import ConnectOptions, Engine, Limits, _pool
 from fastapi_httpx_pool.events import ConnectionClosed, ExchangeEnded
 from fastapi_httpx_pool.exceptions import (
     ClientClosed,
@@ -383,8 +383,9 @@ async def test_total_timeout_while_connecting() -> None:
             assert_quiet(engine)
 
 
-async def test_closed_while_idle_connections_wait_to_be_trimmed() -> None:
+async def test_closed_while_idle_connections_wait_to_be_trimmed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing that was scheduled happens after the end."""
+    monkeypatch.setattr(_pool, "GRACE", LIMIT)
     with scripted(answering_together(4, ok())) as upstream:
         engine = Engine(Limits(max_idle=1))
         await asyncio.gather(*(fetch(engine, upstream.url) for _ in range(4)))

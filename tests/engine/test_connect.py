@@ -29,7 +29,8 @@ from tests.support.connecting import (
     open_sockets,
 )
 from tests.support.engines import LIMIT, assert_quiet, both_loops, fetch, pool_of, read, request_to, running, turn
-from tests.support.ports import deaf_port, free_port
+from tests.support.patience import with_patience
+from tests.support.ports import deaf_port, refusing_port
 from tests.support.tls import Authority
 from tests.support.upstream import Connection, answering, ok, scripted
 
@@ -115,6 +116,7 @@ HOPELESS: dict[str, tuple[bytes, int | None, dict[str, Any], str]] = {
 async def test_b_connect_error(names: Names, case: str) -> None:
     """Whatever stands in the way of a connection is a ConnectError with the system's own words, and leaves nothing."""
     host, port, options, words = HOPELESS[case]
+    port = refusing_port() if port is None else port
     names.know("refused.example", "127.0.0.1", "127.0.0.2")
     names.know("empty.example")
     names.fail("unknown.example", UNKNOWN)
@@ -122,7 +124,7 @@ async def test_b_connect_error(names: Names, case: str) -> None:
     async with running(options=ConnectOptions(**options)) as engine:
         before, errors = open_sockets(), LoopErrors()
         with pytest.raises(ConnectError, match=words) as caught:
-            await get(engine, host, free_port() if port is None else port)
+            await get(engine, host, port)
         assert type(caught.value) is ConnectError
         assert isinstance(caught.value.__cause__, OSError | ValueError | OverflowError)
         assert_quiet(engine)
@@ -476,7 +478,7 @@ async def test_k6_retries(delays: list[float], retries: int) -> None:
     steps = Steps()
     async with running(options=ConnectOptions(retries=retries)) as engine:
         with pytest.raises(ConnectError, match=REFUSED):
-            await get(engine, b"127.0.0.1", free_port(), trace=steps)
+            await get(engine, b"127.0.0.1", refusing_port(), trace=steps)
         assert_quiet(engine)
     attempt, pause = ["connect_tcp.started", "connect_tcp.failed"], ["retry.started", "retry.complete"]
     assert steps.names == [*attempt, *(pause + attempt) * retries]
@@ -484,10 +486,11 @@ async def test_k6_retries(delays: list[float], retries: int) -> None:
 
 
 @both_loops
-async def test_k6_retry_that_succeeds(names: Names, delays: list[float]) -> None:
+@with_patience(0.05)
+async def test_k6_retry_that_succeeds(names: Names, delays: list[float], limit: float) -> None:
     """As soon as an attempt succeeds, it is the last one; a time-out is tried again like a refusal."""
     with scripted(answering(ok())) as upstream, deaf_port() as deaf:
-        ports = iter((free_port(), deaf, upstream.port))
+        ports = iter((refusing_port(), deaf, upstream.port))
 
         async def act(name: str) -> None:
             if name == "connection.connect_tcp.started":
@@ -496,7 +499,9 @@ async def test_k6_retry_that_succeeds(names: Names, delays: list[float]) -> None
 
         steps = Steps(act)
         async with running(options=ConnectOptions(retries=9)) as engine:
-            request = request_to("http://host.example:80", extensions={"trace": steps}, timeouts=Timeouts(connect=0.05))
+            request = request_to(
+                "http://host.example:80", extensions={"trace": steps}, timeouts=Timeouts(connect=limit)
+            )
             assert await read(await engine(request)) == b"ok"
             assert engine.statistics().origins["http://host.example:80"].opened == 1
     assert [name for name in steps.names if not name.endswith("started")] == [
@@ -534,7 +539,7 @@ async def test_k6_cancelled_between_attempts() -> None:
                 pausing.set()
 
         steps = Steps(act)
-        task = asyncio.create_task(get(engine, b"127.0.0.1", free_port(), trace=steps))
+        task = asyncio.create_task(get(engine, b"127.0.0.1", refusing_port(), trace=steps))
         await pausing.wait()
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -566,7 +571,7 @@ async def test_a6_steps_that_fail() -> None:
     steps = Steps()
     async with running() as engine:
         with pytest.raises(ConnectError) as caught:
-            await get(engine, b"127.0.0.1", free_port(), trace=steps)
+            await get(engine, b"127.0.0.1", refusing_port(), trace=steps)
     assert steps.names == ["connect_tcp.started", "connect_tcp.failed"]
     assert steps.infos[1] == {"exception": caught.value.__cause__}
 

@@ -12,7 +12,7 @@ from fastapi_httpx_pool.engine import Limits
 from fastapi_httpx_pool.events import ConnectionClosed, ConnectionOpened, ExchangeEnded
 from fastapi_httpx_pool.exceptions import ConnectError, ReadError, ReadTimeout, RemoteProtocolError, TransportError
 from fastapi_httpx_pool.messages import Timeouts
-from tests.support.engines import LIMIT, Events, assert_quiet, both_loops, fetch, pool_of, running, turn
+from tests.support.engines import LIMIT, Events, assert_quiet, both_loops, fetch, pool_of, running, turn, until
 from tests.support.upstream import Connection, Upstream, ok, scripted
 
 pytestmark = [pytest.mark.anyio, both_loops]
@@ -219,8 +219,10 @@ async def test_f6_not_after_a_time_limit() -> None:
             assert await fetch(engine, upstream.url) == b"ok"
             with pytest.raises(ReadTimeout):
                 await fetch(engine, upstream.url, timeouts=Timeouts(read=0.02))
-            assert len(heads) == 2
+            await until(lambda: len(heads) == 2)
+            assert heads[1].startswith(b"GET ")
             assert_quiet(engine)
+        assert (upstream.accepted, len(heads)) == (1, 2)
 
 
 async def test_f6_nobody_there_any_more() -> None:

@@ -22,6 +22,7 @@ from tests.support.engines import (
     unread,
     until,
 )
+from tests.support.patience import with_patience
 from tests.support.ports import deaf_port
 from tests.support.upstream import Connection, Script, answering, ok, scripted
 
@@ -32,8 +33,8 @@ STEP = 0.05
 """Seconds between what a slow upstream sends."""
 SHORT = 0.15
 """Seconds: longer than a step, shorter than some; for limits that are to be reached."""
-ENOUGH = 0.6
-"""Seconds: longer than an answer takes, even on a busy machine; for limits that are not."""
+ENOUGH = 0.3
+"""Seconds: longer than an answer takes; for limits that are not, to begin with."""
 
 
 def hanging(said: bytes = b"") -> Script:
@@ -50,14 +51,14 @@ def hanging(said: bytes = b"") -> Script:
     return script
 
 
-def dripping(data: bytes, pieces: int = 6) -> Script:
+def dripping(data: bytes, pieces: int = 6, step: float = STEP) -> Script:
     """Return a script that takes longer for its answer than a limit, but never that long for a part of it."""
 
     def script(connection: Connection) -> None:
         while connection.read_head():
             size = -(-len(data) // pieces)
             for start in range(0, len(data), size):
-                time.sleep(STEP)
+                time.sleep(step)
                 connection.send(data[start : start + size])
 
     return script
@@ -82,11 +83,12 @@ async def test_read_limit_before_the_head(limit: float, said: bytes) -> None:
             assert await fetch(engine, upstream.url) == b"next"
 
 
-async def test_read_limit_in_the_body() -> None:
+@with_patience(ENOUGH)
+async def test_read_limit_in_the_body(limit: float) -> None:
     """Likewise in the middle of a body, after what has come."""
     with scripted(hanging(HEAD + b"hello")) as upstream:
         async with running(Limits(max_connections=1)) as engine:
-            response = await unread(engine, upstream.url, timeouts=Timeouts(read=ENOUGH))
+            response = await unread(engine, upstream.url, timeouts=Timeouts(read=limit))
             chunks = aiter(response.body)
             assert await anext(chunks) == b"hello"
             with pytest.raises(ReadTimeout):
@@ -113,17 +115,19 @@ async def test_read_limit_in_the_body() -> None:
         ),
     ],
 )
-async def test_read_limit_begins_anew_with_each_sign_of_life(answer: bytes) -> None:
+@with_patience(ENOUGH)
+async def test_read_limit_begins_anew_with_each_sign_of_life(answer: bytes, limit: float) -> None:
     """It is about silence, not about how long something takes; whatever bytes there are end the silence."""
-    with scripted(dripping(answer, pieces=14)) as upstream:
+    with scripted(dripping(answer, pieces=14, step=limit / 6)) as upstream:
         async with running() as engine:
             began = time.monotonic()
-            await fetch(engine, upstream.url, timeouts=Timeouts(read=ENOUGH))
-            assert time.monotonic() - began > ENOUGH
+            await fetch(engine, upstream.url, timeouts=Timeouts(read=limit))
+            assert time.monotonic() - began > limit
             assert_quiet(engine)
 
 
-async def test_read_limit_waits_for_a_reader() -> None:
+@with_patience(ENOUGH)
+async def test_read_limit_waits_for_a_reader(limit: float) -> None:
     """While nobody waits for the body, no limit runs, and nothing is held against the upstream later."""
     go_on = threading.Event()
 
@@ -137,13 +141,14 @@ async def test_read_limit_waits_for_a_reader() -> None:
 
     with scripted(script) as upstream:
         async with running() as engine:
-            response = await unread(engine, upstream.url, timeouts=Timeouts(read=ENOUGH))
-            await asyncio.sleep(ENOUGH + STEP)
+            response = await unread(engine, upstream.url, timeouts=Timeouts(read=limit))
+            await asyncio.sleep(limit + STEP)
             go_on.set()
             assert await read(response) == b"x" * 100
 
 
-async def test_read_limit_waits_for_the_upload() -> None:
+@with_patience(ENOUGH)
+async def test_read_limit_waits_for_the_upload(limit: float) -> None:
     """The upstream need not say anything before it has the whole request."""
     go_on = threading.Event()
 
@@ -153,13 +158,13 @@ async def test_read_limit_waits_for_the_upload() -> None:
         connection.wait_until_closed()
 
     async def then() -> None:
-        await asyncio.sleep(ENOUGH + STEP)
+        await asyncio.sleep(limit + STEP)
         go_on.set()
 
     with scripted(script) as upstream:
         async with running() as engine:
             body = Source([b"begun"], then)
-            assert await fetch(engine, upstream.url, body=body, timeouts=Timeouts(read=ENOUGH, write=ENOUGH)) == b"ok"
+            assert await fetch(engine, upstream.url, body=body, timeouts=Timeouts(read=limit, write=limit)) == b"ok"
 
 
 async def test_read_limit_runs_after_the_upload() -> None:
@@ -269,13 +274,14 @@ async def test_total_limit_while_the_body_is_made() -> None:
             assert_quiet(engine)
 
 
-async def test_total_limit_while_two_wait() -> None:
+@with_patience(ENOUGH)
+async def test_total_limit_while_two_wait(limit: float) -> None:
     """It ends whoever reads the early answer of an upload that cannot go on."""
     source = Source([b"begun"], for_ever)
     with scripted(hanging(HEAD + b"hello")) as upstream:
         async with running() as engine:
             response = await unread(
-                engine, upstream.url, body=source, timeouts=Timeouts(total=ENOUGH, write=5.0, read=5.0)
+                engine, upstream.url, body=source, timeouts=Timeouts(total=limit, write=LIMIT, read=LIMIT)
             )
             chunks = aiter(response.body)
             assert await anext(chunks) == b"hello"
@@ -286,12 +292,13 @@ async def test_total_limit_while_two_wait() -> None:
             assert_quiet(engine)
 
 
-async def test_total_limit_that_passes_unnoticed() -> None:
+@with_patience(ENOUGH)
+async def test_total_limit_that_passes_unnoticed(limit: float) -> None:
     """If nobody waits when it is over, who reads on gets what has come, and then the error, without waiting."""
     with scripted(hanging(HEAD + b"hello")) as upstream:
         async with running() as engine:
-            response = await unread(engine, upstream.url, timeouts=Timeouts(total=ENOUGH))
-            await asyncio.sleep(ENOUGH + STEP)
+            response = await unread(engine, upstream.url, timeouts=Timeouts(total=limit))
+            await asyncio.sleep(limit + STEP)
             chunks = aiter(response.body)
             assert await anext(chunks) == b"hello"
             with pytest.raises(TotalTimeout):
@@ -300,12 +307,13 @@ async def test_total_limit_that_passes_unnoticed() -> None:
             assert_quiet(engine)
 
 
-async def test_total_limit_does_not_reach_beyond_the_last_byte() -> None:
+@with_patience(ENOUGH)
+async def test_total_limit_does_not_reach_beyond_the_last_byte(limit: float) -> None:
     """A complete response can be read whenever."""
     with scripted(answering(ok(b"there"))) as upstream:
         async with running() as engine:
-            response = await unread(engine, upstream.url, timeouts=Timeouts(total=ENOUGH, read=ENOUGH))
-            await asyncio.sleep(ENOUGH + STEP)
+            response = await unread(engine, upstream.url, timeouts=Timeouts(total=limit, read=limit))
+            await asyncio.sleep(limit + STEP)
             assert await read(response) == b"there"
             assert await fetch(engine, upstream.url) == b"there"
             assert engine.statistics().origins[upstream.url].reused == 1

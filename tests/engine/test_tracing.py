@@ -27,7 +27,8 @@ from tests.support.engines import (
     turn,
     until,
 )
-from tests.support.ports import free_port
+from tests.support.patience import with_patience
+from tests.support.ports import refusing_port
 from tests.support.tls import Authority
 from tests.support.upstream import Connection, Script, answering, ok, scripted
 
@@ -69,10 +70,14 @@ class Recorder:
 # The same through httpcore and through the engine.
 
 
-async def by_engine(engine: Engine, trace: Any, url: str, method: bytes, body: Any, *, unread: bool) -> None:
+async def by_engine(
+    engine: Engine, trace: Any, url: str, method: bytes, body: Any, *, unread: bool, limit: float = LIMIT
+) -> None:
     """Send a request through the engine; its errors are part of what is seen."""
     headers = [(b"Transfer-Encoding", b"chunked")] if body is not None else []
-    request = request_to(url, method=method, headers=headers, timeouts=Timeouts(read=0.1), extensions={"trace": trace})
+    request = request_to(
+        url, method=method, headers=headers, timeouts=Timeouts(read=limit), extensions={"trace": trace}
+    )
     request.body = body
     try:
         response = await engine(request)
@@ -87,11 +92,18 @@ async def by_engine(engine: Engine, trace: Any, url: str, method: bytes, body: A
 
 
 async def by_httpcore(
-    pool: httpcore.AsyncConnectionPool, trace: Any, url: str, method: bytes, body: Any, *, unread: bool
+    pool: httpcore.AsyncConnectionPool,
+    trace: Any,
+    url: str,
+    method: bytes,
+    body: Any,
+    *,
+    unread: bool,
+    limit: float = LIMIT,
 ) -> None:
     """Send it through httpcore."""
     headers = [("Host", "127.0.0.1"), *([("Transfer-Encoding", "chunked")] if body is not None else [])]
-    extensions = {"trace": trace, "timeout": {"read": 0.1}}
+    extensions = {"trace": trace, "timeout": {"read": limit}}
     request = httpcore.Request(method, url, headers=headers, content=body, extensions=extensions)
     try:
         response = await pool.handle_async_request(request)
@@ -145,7 +157,8 @@ OVER_TLS = ["get", "half a body"]
     [*((name, False) for name in SCENARIOS), *((name, True) for name in OVER_TLS)],
     ids=[*SCENARIOS, *(f"{name}, tls" for name in OVER_TLS)],
 )
-async def test_a6_same_events_as_httpcore(name: str, *, secure: bool) -> None:
+@with_patience(0.1)
+async def test_a6_same_events_as_httpcore(name: str, *, secure: bool, limit: float) -> None:
     """Names, order and what is told: the first request on a connection, and the next."""
     authority, (script, options) = Authority(), SCENARIOS[name]
     traces = []
@@ -153,6 +166,7 @@ async def test_a6_same_events_as_httpcore(name: str, *, secure: bool) -> None:
         trace = Recorder()
         with scripted(script, authority.server() if secure else None) as upstream:
             request: dict[str, Any] = {"method": b"GET", "unread": False, **options}
+            request["limit"] = limit if name.startswith("silent") else LIMIT
             body, times = request.pop("body", None), request.pop("times", 2)
             async with (
                 running(options=ConnectOptions(ssl_context=authority.client()), retry=False) as engine,
@@ -171,7 +185,7 @@ async def test_a6_same_events_as_httpcore(name: str, *, secure: bool) -> None:
 
 async def test_a6_refused() -> None:
     """A connection that does not come about is told of as well."""
-    url = f"http://127.0.0.1:{free_port()}"
+    url = f"http://127.0.0.1:{refusing_port()}"
     ours, theirs = Recorder(), Recorder()
     async with running() as engine, httpcore.AsyncConnectionPool() as pool:
         await by_engine(engine, ours, url, b"GET", None, unread=False)
@@ -182,7 +196,7 @@ async def test_a6_refused() -> None:
 
 async def test_a6_retries() -> None:
     """So are further attempts."""
-    url = f"http://127.0.0.1:{free_port()}"
+    url = f"http://127.0.0.1:{refusing_port()}"
     ours, theirs = Recorder(), Recorder()
     async with running(options=ConnectOptions(retries=1)) as engine, httpcore.AsyncConnectionPool(retries=1) as pool:
         await by_engine(engine, ours, url, b"GET", None, unread=False)
@@ -453,12 +467,13 @@ class TestSlowFunction:
                 with pytest.raises(ReadError):
                     await self.meet(engine, upstream.url, engine.aclose)
 
-    async def test_idle_expiry(self) -> None:
+    @with_patience(0.1)
+    async def test_idle_expiry(self, limit: float) -> None:
         """A connection that is about to be used does not expire."""
         with scripted(answering(ok())) as upstream:
-            async with running(Limits(idle_expiry=0.1)) as engine:
+            async with running(Limits(idle_expiry=limit)) as engine:
                 await fetch(engine, upstream.url)
-                assert await self.meet(engine, upstream.url, lambda: asyncio.sleep(0.2)) == b"ok"
+                assert await self.meet(engine, upstream.url, lambda: asyncio.sleep(2 * limit)) == b"ok"
                 assert engine.statistics().origins[upstream.url].opened == 1
 
 

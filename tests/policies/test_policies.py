@@ -172,7 +172,7 @@ class TestGate:
         gate = Gate("test")
         await gate.count(Upstream())(request())
 
-        with anyio.fail_after(5):
+        with anyio.fail_after(20):
             await gate.empty(0.01)
 
         assert gate.in_flight == 1
@@ -242,7 +242,7 @@ class TestHostLimit:
         handler = HostLimit(1).guard(Upstream())
         held = await handler(request(A))
 
-        with anyio.fail_after(5):
+        with anyio.fail_after(20):
             other = await handler(request(B))
 
         await held.aclose()
@@ -275,6 +275,7 @@ class TestHostLimit:
         held = await limited(request(pool=60.0))
         async with anyio.create_task_group() as group:
             group.start_soon(queued)
+            await anyio.wait_all_tasks_blocked()
             await anyio.sleep(0.05)  # the time that is counted
             await held.aclose()
 

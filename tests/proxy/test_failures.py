@@ -10,7 +10,7 @@ from fastapi import Request
 
 from fastapi_httpx_pool import ClientNotStarted, StreamingProxyResponse, TimeoutSettings, get_client, named_client
 from tests.support.answers import Answer, ask, begun_in_time, get, post, read_answer
-from tests.support.ports import deaf_port, free_port
+from tests.support.ports import deaf_port, refusing_port
 from tests.support.raw_client import raw_client
 from tests.support.recording import AppProbe, RecordingUpstream
 from tests.support.stack import POOL_OF_ONE, SECOND_FAMILY, Stack, app_of
@@ -30,7 +30,7 @@ def assert_generic(answer: Answer, *secrets: str) -> None:
 
 def test_f1_a_refused_connection_is_a_502(every_stack: Stack) -> None:
     """An upstream that refuses the connection is a 502; its body is generic (F8)."""
-    port_of_nobody = free_port()
+    port_of_nobody = refusing_port()
     with every_stack.proxying(f"http://127.0.0.1:{port_of_nobody}") as port:
         answer = ask(port, get(b"/path"))
 
@@ -42,7 +42,7 @@ def test_f1_a_refused_connection_with_a_body(every_stack: Stack) -> None:
     """A large upload that nobody takes is answered all the same."""
     # From Python 3.12 on, hypercorn does not stop while more than its queue holds was left unread.
     size = 50_000 if every_stack.server == "hypercorn" else 5_000_000
-    with every_stack.proxying(f"http://127.0.0.1:{free_port()}") as port, raw_client(port) as client:
+    with every_stack.proxying(f"http://127.0.0.1:{refusing_port()}") as port, raw_client(port) as client:
         with suppress(ConnectionError):  # the server does not wait for the rest
             client.send(post(b"x" * size))
         assert read_answer(client).status == 502
@@ -188,7 +188,7 @@ def test_a_failed_request_is_not_sent_twice(stack: Stack) -> None:
 
 def test_f8_an_error_to_head_has_no_body(stack: Stack) -> None:
     """A 502 to HEAD is one without a body, and the connection stays usable."""
-    with stack.proxying(f"http://127.0.0.1:{free_port()}") as port, raw_client(port) as client:
+    with stack.proxying(f"http://127.0.0.1:{refusing_port()}") as port, raw_client(port) as client:
         client.send(get(method=b"HEAD"))
         assert read_answer(client, to_head_request=True).status == 502
         client.send(get())
@@ -200,7 +200,7 @@ def test_f8_errors_do_not_escape_the_response(stack: Stack, caplog: pytest.LogCa
     caplog.set_level("DEBUG")
 
     async def respond(request: Request) -> StreamingProxyResponse:
-        return StreamingProxyResponse(request, f"http://127.0.0.1:{free_port()}")
+        return StreamingProxyResponse(request, f"http://127.0.0.1:{refusing_port()}")
 
     probe = AppProbe(app_of(respond, stack.settings()))
     with stack.serve(probe) as port:
@@ -303,7 +303,8 @@ def test_a_read_timeout_in_the_body(every_stack: Stack) -> None:
 def test_client_of_the_route(stack: Stack, family: str) -> None:
     """``client=`` is whose pool is used, of either family, made by this package or not; it is not closed."""
     module = pytest.importorskip(family)
-    own = module.AsyncClient(trust_env=False)
+    # Keeping no connection, it needs no closing in the server's loop.
+    own = module.AsyncClient(trust_env=False, limits=module.Limits(max_keepalive_connections=0))
     seen = RecordingUpstream()
     with scripted(seen) as upstream, stack.proxying(upstream.url, client=own) as port:
         assert ask(port, get()).status == 200

@@ -21,7 +21,8 @@ from fastapi_httpx_pool.transports._family import family_named
 from fastapi_httpx_pool.transports._reverse import handler_over
 from tests.support.connecting import Names
 from tests.support.engines import BACKENDS, LIMIT, read, request_to, running
-from tests.support.ports import deaf_port, free_port
+from tests.support.patience import with_patience
+from tests.support.ports import deaf_port, refusing_port
 from tests.support.tls import Authority
 from tests.support.upstream import Connection, Script, answering, ok, saying, scripted
 
@@ -287,7 +288,7 @@ async def failing(handler: Handler, url: str, **options: Any) -> ProxyFailure:
 async def test_f1_a_refused_connection(machine: str) -> None:
     """A port at which nobody listens."""
     async with handling(machine) as handler:
-        assert await failing(handler, f"http://127.0.0.1:{free_port()}") is F.CONNECT_REFUSED
+        assert await failing(handler, f"http://127.0.0.1:{refusing_port()}") is F.CONNECT_REFUSED
 
 
 @pytest.fixture
@@ -309,7 +310,7 @@ async def test_f1_refused_at_every_address(machine: str, names: Names) -> None:
     """A name with several addresses, which all refuse."""
     names.know("refused.example", "127.0.0.1", "127.0.0.2")
     async with handling(machine) as handler:
-        assert await failing(handler, f"http://refused.example:{free_port()}") is F.CONNECT_REFUSED
+        assert await failing(handler, f"http://refused.example:{refusing_port()}") is F.CONNECT_REFUSED
 
 
 @pytest.mark.anyio
@@ -415,7 +416,8 @@ async def test_f6_an_answer_that_is_none(machine: str, script: Script, failure: 
 @pytest.mark.anyio
 @networked
 @pytest.mark.parametrize("sent", [b"", ok(b"hello")[:-1]], ids=["head", "body"])
-async def test_f3_f4_an_answer_that_does_not_come(machine: str, sent: bytes) -> None:
+@with_patience(0.2)
+async def test_f3_f4_an_answer_that_does_not_come(machine: str, sent: bytes, limit: float) -> None:
     """An upstream that stops before its answer, or in it."""
 
     def script(connection: Connection) -> None:
@@ -425,6 +427,6 @@ async def test_f3_f4_an_answer_that_does_not_come(machine: str, sent: bytes) -> 
 
     async with handling(machine) as handler:
         with scripted(script) as upstream:
-            found = await failing(handler, upstream.url, timeouts=Timeouts(read=0.2))
+            found = await failing(handler, upstream.url, timeouts=Timeouts(read=limit))
 
     assert found is (F.RESPONSE_BODY_TIMEOUT if sent else F.RESPONSE_HEAD_TIMEOUT)

@@ -337,7 +337,12 @@ def test_the_clients_own_layer_plays_no_part(stack: Stack) -> None:
     """The client's auth, cookies, parameters and default headers are not sent for the user."""
     seen = RecordingUpstream()
     own = httpx.AsyncClient(
-        auth=("a", "b"), cookies={"c": "d"}, headers={"x-own": "1"}, params={"p": "1"}, trust_env=False
+        auth=("a", "b"),
+        cookies={"c": "d"},
+        headers={"x-own": "1"},
+        params={"p": "1"},
+        trust_env=False,
+        limits=httpx.Limits(max_keepalive_connections=0),  # so that it needs no closing in the server's loop
     )
     with scripted(seen) as upstream, stack.proxying(upstream.url, client=own) as port:
         assert ask(port, get(b"/path")).status == 200

@@ -27,6 +27,7 @@ from fastapi_httpx_pool.proxy._heartbeat import with_heartbeat
 from fastapi_httpx_pool.proxy._inbound import BodyUnwanted, Inbound
 from fastapi_httpx_pool.proxy._lifespan import run_lifespan
 from tests.support.asgi import started
+from tests.support.patience import with_patience
 from tests.support.upstream import LIMIT, Connection, answering, ok, scripted
 
 HOST: Header = (b"host", b"front.example")
@@ -350,9 +351,10 @@ async def test_f1_a_server_that_waits_for_a_client_that_has_left(monkeypatch: py
 
 
 @pytest.mark.anyio
-async def test_f1_a_server_that_says_so_at_the_end_of_an_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+@with_patience(0.05)
+async def test_f1_a_server_that_says_so_at_the_end_of_an_answer(monkeypatch: pytest.MonkeyPatch, limit: float) -> None:
     """A client that is said to have left before the server has taken the last piece is left alone."""
-    monkeypatch.setattr("fastapi_httpx_pool.proxy._watch.LAST_PIECE", 0.05)
+    monkeypatch.setattr("fastapi_httpx_pool.proxy._watch.LAST_PIECE", limit)
     ended, trailed = anyio.Event(), anyio.Event()
 
     async def receive() -> Any:
@@ -362,11 +364,11 @@ async def test_f1_a_server_that_says_so_at_the_end_of_an_answer(monkeypatch: pyt
     async def send(message: Any) -> None:
         if message["type"] == "http.response.body" and not message.get("more_body", False):
             ended.set()
-            await anyio.sleep(0.02)
+            await anyio.sleep(limit / 3)
 
     async def whole_then_slow() -> AsyncIterator[bytes]:
         yield b"ok"
-        await anyio.sleep(0.2)
+        await anyio.sleep(4 * limit)
         trailed.set()
 
     made = httpx.Response(200, headers={"content-length": "2"}, content=whole_then_slow())

@@ -23,6 +23,7 @@ from fastapi_httpx_pool import (
     create_lifespan,
 )
 from tests.support.answers import ask, get, post
+from tests.support.patience import with_patience
 from tests.support.raw_client import raw_client
 from tests.support.recording import RecordingUpstream
 from tests.support.server import serving
@@ -144,7 +145,8 @@ def test_e3_a_head_request_does_not_drain_the_answer(stack: Stack) -> None:
         assert closed.wait(AT_ONCE)
 
 
-def test_no_limit_is_none_for_the_total_too(stack: Stack) -> None:
+@with_patience(0.3)
+def test_no_limit_is_none_for_the_total_too(stack: Stack, limit: float) -> None:
     """``timeout=None`` lifts the client's total; without it the total counts."""
     go_on = threading.Event()
 
@@ -162,7 +164,7 @@ def test_no_limit_is_none_for_the_total_too(stack: Stack) -> None:
         options: Any = {"timeout": None} if request.url.path == "/long" else {}
         return StreamingProxyResponse(request, upstream.url + request.url.path, **options)
 
-    settings = stack.settings(timeout=TimeoutSettings(total=0.3))
+    settings = stack.settings(timeout=TimeoutSettings(total=limit))
     with scripted(script) as upstream, stack.routing(respond, settings) as port, raw_client(port) as patient:
         patient.send(get(b"/long"))
         assert patient.read_head().startswith(b"HTTP/1.1 200")

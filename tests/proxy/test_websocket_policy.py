@@ -29,6 +29,7 @@ from tests.support.asgi import LIMIT, started
 from tests.support.asgi_websocket import WebSocketDriver, serving_websocket
 from tests.support.carriers import ASYNCIO, on_both_engines
 from tests.support.families import FAMILIES, module_of
+from tests.support.patience import with_patience
 from tests.support.proxies import settings_of
 from tests.support.tls import Authority
 from tests.support.websocket_wire import TEXT, Asked, handed
@@ -275,18 +276,19 @@ def pools_in(scope: dict[str, Any]) -> Iterator[tuple[str, Any]]:
 
 
 @on_both_engines
-async def test_h8_a_timeout_of_ones_own(engine: Any) -> None:
+@with_patience(0.1)
+async def test_h8_a_timeout_of_ones_own(engine: Any, limit: float) -> None:
     """``timeout`` is for the handshake: 504. What is said later may take its time."""
     with handed() as upstream:
         proxy = ReverseProxy(upstream.url, settings=settings_of(engine=engine))
         async with started(proxy):
-            async with serving_route(lambda websocket: proxy.websocket(websocket, timeout=0.1)) as client:
+            async with serving_route(lambda websocket: proxy.websocket(websocket, timeout=limit)) as client:
                 await in_thread(upstream.asked)
                 assert (await client.sent_next())["status"] == 504
-            async with led_to(upstream, lambda websocket: proxy.websocket(websocket, timeout=0.1)) as (client, asked):
+            async with led_to(upstream, lambda websocket: proxy.websocket(websocket, timeout=limit)) as (client, asked):
                 far = await in_thread(asked.accept)
                 await client.sent_next()
-                await anyio.sleep(0.2)
+                await anyio.sleep(2 * limit)
                 far.text("late")
                 assert await client.sent_next() == {"type": "websocket.send", "text": "late"}
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from tests.support.raw_client import RawClient
-from tests.support.upstream import LIMIT, Connection, ok
+from tests.support.stages import HangingUpstream
+from tests.support.upstream import LIMIT, Connection
 
 MEGABYTE = 1024 * 1024
 
@@ -34,7 +35,7 @@ def stingy_client(port: int) -> Iterator[RawClient]:
         yield client
 
 
-class Firehose:
+class Firehose(HangingUpstream):
     """
     A script whose first connection pushes until the proxy takes no more, then waits until the proxy closes it.
 
@@ -44,20 +45,14 @@ class Firehose:
 
     def __init__(self, limit: int, head: bytes = b"HTTP/1.0 200 OK\r\n\r\n", *, patience: float = 1.0) -> None:
         """Push no more than ``limit`` bytes; what is not taken for ``patience`` seconds is not going to be."""
+        super().__init__(head)
         self._limit = limit
-        self._head = head
         self._patience = patience
         self.pushed = 0
         self.stalled = threading.Event()
-        self.closed = threading.Event()
 
-    def __call__(self, connection: Connection) -> None:
-        """Serve one connection."""
-        connection.read_request()
-        if connection.number:
-            connection.send(ok(b"next"))
-            return
-        connection.send(self._head)
+    def hang(self, connection: Connection) -> None:
+        """Push until nobody takes it."""
         connection.sock.settimeout(self._patience)
         try:
             self.push(connection, self._limit)
@@ -66,15 +61,9 @@ class Firehose:
         except OSError:
             pass  # it was broken off before it came to that
         connection.sock.settimeout(LIMIT)
-        self.end(connection)
 
     def push(self, connection: Connection, limit: int) -> None:
         """Push until so many bytes have been taken altogether."""
         block = b"x" * 65536
         while self.pushed < limit:
             self.pushed += connection.sock.send(block[: limit - self.pushed])
-
-    def end(self, connection: Connection) -> None:
-        """Wait until the proxy closes the connection."""
-        if connection.wait_until_closed():
-            self.closed.set()

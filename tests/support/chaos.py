@@ -9,6 +9,8 @@ from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Self
 
+from fastapi_httpx_pool import ProxyRequest
+from fastapi_httpx_pool.messages import Timeouts
 from tests.support.upstream import LIMIT
 
 Reader = asyncio.StreamReader
@@ -76,6 +78,16 @@ class Misbehaving(ABC):
     @abstractmethod
     def _close(self, writer: Writer) -> None:
         """Close it."""
+
+
+def waiting_for(upstream: Misbehaving) -> Callable[[ProxyRequest], None]:
+    """Return a proxy's hook that takes the short time limits away when the upstream behaves: slow machines need more."""
+
+    def on_request(request: ProxyRequest) -> None:
+        if upstream.behaves:
+            request.timeouts = Timeouts(*[LIMIT] * 5)
+
+    return on_request
 
 
 class Chaos(Misbehaving):

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from tests.support.engines import LIMIT
-from tests.support.watched import SOON
 
 Address = tuple[Any, ...]
 
@@ -43,7 +42,7 @@ def open_sockets() -> int:
 async def eventually(happens: Callable[[], bool]) -> bool:
     """Return whether something becomes true soon; for what no event tells of."""
     loop = asyncio.get_running_loop()
-    end = loop.time() + SOON
+    end = loop.time() + LIMIT
     while not happens():
         if loop.time() > end:
             return False

@@ -56,6 +56,9 @@ def origin_of(url: str) -> Origin:
     return Origin(scheme.encode(), host.encode(), int(port))
 
 
+NO_LIMITS = Timeouts()
+
+
 def request_to(
     url: str,
     target: bytes = b"/",
@@ -64,7 +67,7 @@ def request_to(
     headers: Iterable[Header] = (),
     body: bytes | AsyncIterable[bytes] | None = None,
     length: int | None = None,
-    timeouts: Timeouts = Timeouts(),  # noqa: B008 -- a constant
+    timeouts: Timeouts = NO_LIMITS,
     extensions: dict[str, Any] | None = None,
 ) -> Request:
     """Return a request; a body that is neither in memory nor given a length goes out in chunks."""

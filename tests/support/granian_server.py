@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 
-LIMIT = 30.0
-"""Seconds after which a server that does not start or stop fails the test."""
+from tests.support.threads import LIMIT, ThreadedServer
 
 _PATIENCE = 1.0
 """Seconds that requests have to end when the server stops; by itself it would wait for ever."""
@@ -67,20 +66,17 @@ class _Watch:
             task.cancel()
 
 
-class _Granian:
-    """The loop that serves, and the switch that ends it."""
+class _Granian(ThreadedServer):
+    name = "granian"
 
     def __init__(self, app: _Watch, listener: socket.socket, *, websockets: bool) -> None:
         self._app = app
         self._loop: asyncio.AbstractEventLoop | None = None
         self._server = _server_of(app, listener, websockets=websockets)
-        self.failure: BaseException | None = None
 
-    def run(self) -> None:
+    def serve(self) -> None:
         try:
             asyncio.run(self._serve())
-        except BaseException as exc:  # noqa: BLE001 -- raised again in the test's own thread
-            self.failure = exc
         finally:
             self._app.ready.set()
 
@@ -123,16 +119,10 @@ def serving_granian(app: Any, *, websockets: bool = False) -> Iterator[int]:
     watch = _Watch(app)
     with socket.create_server(("127.0.0.1", 0), backlog=_BACKLOG) as listener:
         server = _Granian(watch, listener, websockets=websockets)
-        thread = threading.Thread(target=server.run, daemon=True)
-        thread.start()
-        try:
+        with server.running():
             assert watch.ready.wait(LIMIT), "granian did not start"
             if watch.started:
                 yield listener.getsockname()[1]
-        finally:
-            server.stop()
-            thread.join(LIMIT)
-            assert not thread.is_alive(), "granian did not stop"
     if (failure := watch.failure or server.failure) is not None:
         raise failure
     assert watch.started, "the app's lifespan did not start"

@@ -9,8 +9,7 @@ from importlib.util import find_spec
 
 import pytest
 
-LIMIT = 30.0
-"""Seconds after which a server that does not stop fails the test."""
+from tests.support.processes import staying
 
 needs_httpbin = pytest.mark.skipif(
     not (find_spec("httpbin") and find_spec("gunicorn")), reason="httpbin and gunicorn are not installed"
@@ -33,12 +32,5 @@ def serving_httpbin() -> Iterator[int]:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-    try:
+    with staying(process, lambda: "gunicorn did not stay"):
         yield port
-        assert process.poll() is None, "gunicorn did not stay"
-    finally:
-        process.terminate()
-        try:
-            process.wait(LIMIT)
-        finally:
-            process.kill()

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-LIMIT = 30.0
-"""Seconds after which a server that does not stop fails the test."""
+from tests.support.processes import staying
 
 _PROGRAM = shutil.which("nginx", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
 
@@ -61,12 +60,5 @@ def serving_nginx(folder: Path, settings: str) -> Iterator[int]:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-    try:
+    with staying(process, (folder / "error.log").read_text):
         yield port
-        assert process.poll() is None, (folder / "error.log").read_text()
-    finally:
-        process.terminate()
-        try:
-            process.wait(LIMIT)
-        finally:
-            process.kill()

@@ -1,14 +1,28 @@
 """Ports at which no connection comes about: one that refuses, and one that never answers."""
 
 import socket
+from collections import deque
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
+_MOST_HELD = 100
+_held: deque[socket.socket] = deque()
+
 
 def free_port() -> int:
-    """Return a port at which nobody listens."""
+    """Return a port for somebody to listen at, soon: others may be given it, too."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return int(listener.getsockname()[1])
+
+
+def refusing_port() -> int:
+    """Return a port at which nobody listens, nor can: tests run beside each other, and take each other's free ones."""
+    sock = socket.socket()
+    _held.append(sock)
+    if len(_held) > _MOST_HELD:
+        _held.popleft().close()
+    sock.bind(("127.0.0.1", 0))
+    return int(sock.getsockname()[1])
 
 
 @contextmanager

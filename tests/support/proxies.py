@@ -11,6 +11,7 @@ from fastapi_httpx_pool import (
     ClientSettings,
     LimitSettings,
     ProxyPolicy,
+    ProxyRequest,
     ReverseProxy,
     TimeoutSettings,
     create_lifespan,
@@ -142,6 +143,12 @@ def _rest_of(websocket: WebSocket, prefix: str) -> str:
 
 
 POOL_OF_ONE = LimitSettings(max_connections=1, max_keepalive_connections=1)
+
+
+def impatient(request: ProxyRequest) -> None:
+    """Let requests for ``/impatient`` not wait for long in the pool's queue; a hook."""
+    if request.url.endswith("/impatient"):
+        request.timeouts = request.timeouts._replace(pool=0.1)
 
 
 def hasty(**seconds: float) -> ClientSettings:

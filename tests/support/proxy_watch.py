@@ -3,11 +3,13 @@
 import asyncio
 import json
 import os
+import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from fastapi_httpx_pool import ReverseProxy, pool_statistics
 from tests.support.answers import ask, get
+from tests.support.chaos import Misbehaving
 from tests.support.recording import AppProbe
 from tests.support.upstream import LIMIT
 
@@ -84,3 +86,21 @@ def _is_hypercorns(task: "asyncio.Task[Any]") -> bool:
 def held_at(port: int) -> Held:
     """Ask a served ``ProxyWatch`` what it holds now."""
     return Held(**json.loads(ask(port, get(PATH.encode())).body))
+
+
+def at_rest(port: int, upstream: Misbehaving, before: Held) -> Held:
+    """
+    Wait until servers at both ends have noticed the last that left, and return what is held then.
+
+    That must be no more than before, but for connections that are kept, and those at both ends.
+    """
+    until = time.monotonic() + LIMIT / 2
+    while True:
+        held = held_at(port)
+        is_quiet = (held.active, held.queued, held.tasks) == (0, 0, before.tasks) and upstream.open == held.idle
+        if is_quiet or time.monotonic() > until:
+            break
+    assert (held.active, held.queued, held.tasks) == (0, 0, before.tasks), held
+    assert held.opened == held.idle + held.closed, held
+    assert upstream.open == held.idle, held
+    return held

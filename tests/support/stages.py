@@ -50,7 +50,15 @@ class HangingUpstream:
             connection.send(ok(b"next"))
             return
         connection.send(self._sent)
+        self.hang(connection)
+        self.end(connection)
+
+    def hang(self, connection: Connection) -> None:
+        """Go no further."""
         self.hanging.set()
+
+    def end(self, connection: Connection) -> None:
+        """Wait until the proxy closes the connection."""
         if connection.wait_until_closed():
             self.closed.set()
 

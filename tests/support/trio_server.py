@@ -1,7 +1,6 @@
 """An app under hypercorn's trio worker, on 127.0.0.1, in a thread."""
 
 import socket
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,12 +9,11 @@ import hypercorn.config
 import hypercorn.trio
 import trio
 
-LIMIT = 30.0
-"""Seconds after which a server that does not stop fails the test."""
+from tests.support.threads import ThreadedServer
 
 
-class _TrioServer:
-    """The run that serves, and the switch that ends it."""
+class _TrioServer(ThreadedServer):
+    name = "hypercorn"
 
     def __init__(self, app: Any, listener: socket.socket) -> None:
         self._app = app
@@ -26,13 +24,9 @@ class _TrioServer:
         self._config.graceful_timeout = 1.0
         self._token: trio.lowlevel.TrioToken | None = None
         self._stop = trio.Event()
-        self.failure: BaseException | None = None
 
-    def run(self) -> None:
-        try:
-            trio.run(self._serve)
-        except BaseException as exc:  # noqa: BLE001 -- raised again in the test's own thread
-            self.failure = exc
+    def serve(self) -> None:
+        trio.run(self._serve)
 
     async def _serve(self) -> None:
         self._token = trio.lowlevel.current_trio_token()
@@ -48,13 +42,7 @@ def serving_trio(app: Any) -> Iterator[int]:
     """Serve an app for a block and give its port; its lifespan runs."""
     with socket.create_server(("127.0.0.1", 0), backlog=500) as listener:
         server = _TrioServer(app, listener)
-        thread = threading.Thread(target=server.run, daemon=True)
-        thread.start()
-        try:
+        with server.running():
             yield listener.getsockname()[1]
-        finally:
-            server.stop()
-            thread.join(LIMIT)
-            assert not thread.is_alive(), "hypercorn did not stop"
     if server.failure is not None:
         raise server.failure

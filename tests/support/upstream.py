@@ -3,50 +3,23 @@
 import contextlib
 import socket
 import ssl
-import struct
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+from tests.support.reading import SocketReader
 
 LIMIT = 30.0
 """Seconds after which a script that still waits gives up, so that no test hangs."""
 
 
-class Connection:
+class Connection(SocketReader):
     """One accepted connection, in the hands of a script."""
 
     def __init__(self, sock: socket.socket, number: int) -> None:
-        self.sock = sock
+        super().__init__(sock)
         self.number = number
         """0 for the first connection that the upstream accepted."""
-        self._rest = b""
-
-    def read_until(self, mark: bytes) -> bytes:
-        """Return everything up to and with a mark; less if the peer hung up."""
-        while mark not in self._rest:
-            data = self._recv()
-            if not data:
-                break
-            self._rest += data
-        head, found, self._rest = self._rest.partition(mark)
-        return head + found
-
-    def read_exactly(self, count: int) -> bytes:
-        """Return so many bytes; less if the peer hung up."""
-        parts, left = [self._rest], count - len(self._rest)
-        while left > 0:
-            data = self._recv()
-            if not data:
-                break
-            parts.append(data)
-            left -= len(data)
-        data = b"".join(parts)
-        data, self._rest = data[:count], data[count:]
-        return data
-
-    def read_head(self) -> bytes:
-        """Return a request's head."""
-        return self.read_until(b"\r\n\r\n")
 
     def read_request(self) -> tuple[bytes, bytes]:
         """Return a request's head and its body as it is on the wire (chunks with their framing)."""
@@ -75,17 +48,6 @@ class Connection:
     def close(self) -> None:
         """Close cleanly."""
         self.sock.close()
-
-    def reset(self) -> None:
-        """Close with a reset."""
-        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        self.sock.close()
-
-    def _recv(self) -> bytes:
-        try:
-            return self.sock.recv(65536)
-        except OSError:
-            return b""
 
 
 Script = Callable[[Connection], None]

@@ -3,20 +3,22 @@
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 from tests.support.proxies import proxied
-from tests.support.websocket_wire import SOON, Pair, handed, opened
+from tests.support.websocket_wire import SOON, Handed, Pair, handed, opened
 
 
 @contextmanager
-def open_pair(server: str = "sansio", **options: Any) -> Iterator[Pair]:
-    """Open one for a block; the options are those of ``proxied``."""
+def open_pair(
+    server: str = "sansio", *, by: Callable[[int, Handed], AbstractContextManager[Pair]] = opened, **options: Any
+) -> Iterator[Pair]:
+    """Open one for a block, with ``by`` in the place of ``opened``; the options are those of ``proxied``."""
     with (
         handed() as upstream,
         proxied(upstream.url, server, **options) as port,
-        opened(port, upstream) as pair,
+        by(port, upstream) as pair,
     ):
         yield pair
 

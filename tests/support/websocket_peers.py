@@ -54,7 +54,7 @@ Told = list[tuple[int | None, str]]
 
 
 @asynccontextmanager
-async def _websockets_server(told: Told, compressed: bool) -> AsyncIterator[int]:
+async def _websockets_server(told: Told, compressed: bool, heartbeat: float) -> AsyncIterator[int]:
     async def echo(connection: websockets.asyncio.server.ServerConnection) -> None:
         try:
             async for message in connection:
@@ -73,16 +73,16 @@ async def _websockets_server(told: Told, compressed: bool) -> AsyncIterator[int]
         subprotocols=[Subprotocol(one) for one in SUBPROTOCOLS],
         compression="deflate" if compressed else None,
         max_size=LARGEST,
-        ping_interval=0.2,
+        ping_interval=heartbeat,
     ) as server:
         yield next(iter(server.sockets)).getsockname()[1]
 
 
 @asynccontextmanager
-async def _aiohttp_server(told: Told, compressed: bool) -> AsyncIterator[int]:
+async def _aiohttp_server(told: Told, compressed: bool, heartbeat: float) -> AsyncIterator[int]:
     async def echo(request: aiohttp.web.Request) -> aiohttp.web.WebSocketResponse:
         websocket = aiohttp.web.WebSocketResponse(
-            protocols=SUBPROTOCOLS, compress=compressed, max_msg_size=LARGEST, heartbeat=0.2
+            protocols=SUBPROTOCOLS, compress=compressed, max_msg_size=LARGEST, heartbeat=heartbeat
         )
         await websocket.prepare(request)
         async for message in websocket:
@@ -105,7 +105,7 @@ async def _aiohttp_server(told: Told, compressed: bool) -> AsyncIterator[int]:
         await runner.cleanup()
 
 
-_Server = Callable[[Told, bool], AbstractAsyncContextManager[int]]
+_Server = Callable[[Told, bool, float], AbstractAsyncContextManager[int]]
 SERVERS: dict[str, _Server] = {"websockets": _websockets_server, "aiohttp": _aiohttp_server}
 
 
@@ -119,14 +119,21 @@ class Peer:
 
 
 @contextmanager
-def peer(name: str, *, compressed: bool = False) -> Iterator[Peer]:
-    """Run a server for a block; ``compressed``: whether it speaks permessage-deflate with who offers it."""
+def peer(name: str, *, compressed: bool = False, heartbeat: float = LIMIT) -> Iterator[Peer]:
+    """
+    Run a server for a block.
+
+    Args:
+        name: The library's.
+        compressed: Whether it speaks permessage-deflate with who offers it.
+        heartbeat: Seconds between its pings; aiohttp waits for a pong for half as long.
+    """
     told: Told = []
     ready, ports = threading.Event(), list[int]()
     loop, stop = asyncio.new_event_loop(), asyncio.Event()
 
     async def serve() -> None:
-        async with SERVERS[name](told, compressed) as port:
+        async with SERVERS[name](told, compressed, heartbeat) as port:
             ports.append(port)
             ready.set()
             await stop.wait()

@@ -170,6 +170,7 @@ def test_delay(upstream: Upstream, browser: httpx.Client) -> None:
     upstream.get("/x").respond(text="late", delay=60).respond(text="later", delay=0.001)
     with pytest.raises(httpx.ReadTimeout):
         browser.get(f"{upstream.url}/x", timeout=0.05)
+    upstream.wait_for_requests(1)  # so that it is the first
     assert browser.get(f"{upstream.url}/x").text == "later"
 
 

@@ -179,12 +179,13 @@ async def test_timeouts_that_are_not_said(family: Any, engine: Any, limits: Any)
     module = module_of(family)
     with scripted(held) as upstream:
         async with transport_of(family, engine=engine) as transport:
-            extensions = {} if limits is None else {"timeout": limits}
-            request = module.Request("GET", upstream.url, extensions=extensions)
             if limits:
+                request = module.Request("GET", upstream.url, extensions={"timeout": limits})
                 with pytest.raises(module.ReadTimeout):
                     await transport.handle_async_request(request)
             held.release()
+            extensions = {} if limits is None else {"timeout": limits and {**limits, "read": LIMIT}}
+            request = module.Request("GET", upstream.url, extensions=extensions)
             response = await transport.handle_async_request(request)
             assert await response.aread() == b"late"
             await response.aclose()

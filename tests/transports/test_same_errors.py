@@ -19,7 +19,7 @@ import trustme
 
 from tests.support.carriers import ASYNCIO, UVLOOP
 from tests.support.families import FAMILIES, module_of
-from tests.support.ports import deaf_port, free_port
+from tests.support.ports import deaf_port, refusing_port
 from tests.support.upstream import LIMIT, Connection, Script, ok, scripted
 
 pytestmark = pytest.mark.anyio
@@ -468,7 +468,7 @@ def upstream_of(case: Case) -> Iterator[str]:
     """Run the case's upstream; give its URL."""
     with ExitStack() as stack:
         if case.script is None:
-            yield f"http://127.0.0.1:{free_port()}"
+            yield f"http://127.0.0.1:{refusing_port()}"
             return
         upstream = stack.enter_context(scripted(case.script, case.tls and case.tls()))
         scheme = "https" if case.tls else case.scheme

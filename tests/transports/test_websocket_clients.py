@@ -21,6 +21,7 @@ from wsproto.utilities import LocalProtocolError
 
 from fastapi_httpx_pool import ClientDep, ClientFactory, ClientSettings, LimitSettings, TLSSettings, create_lifespan
 from fastapi_httpx_pool.transports import pool_statistics
+from tests.support.patience import with_patience
 from tests.support.server import serving
 from tests.support.upstream import LIMIT, Connection, answering, ok, scripted
 from tests.support.watched import SOON, Held, Watched
@@ -75,7 +76,7 @@ async def test_messages(stack: Any) -> None:
     """Text, bytes and JSON go both ways, long ones and empty ones too."""
     with serving_websockets(echo) as server:
         async with stack.opened() as factory, stack.connect(factory.get(), server.url) as session:
-            with anyio.fail_after(SOON):
+            with anyio.fail_after(LIMIT):
                 for text in ("hello", "", "ä€🎉", "x" * 60_000):
                     await session.send_text(text)
                     assert await session.receive_text() == text
@@ -99,7 +100,7 @@ async def test_first_words(stack: Any) -> None:
 
     with scripted(script) as upstream:
         async with stack.opened() as factory, stack.connect(factory.get(), upstream.url) as session:
-            with anyio.fail_after(SOON):
+            with anyio.fail_after(LIMIT):
                 assert [await session.receive_text() for _ in texts] == [text.decode() for text in texts]
 
 
@@ -112,7 +113,7 @@ async def test_many_at_once(stack: Any) -> None:
             async with AsyncExitStack() as opened:
                 sessions = [await opened.enter_async_context(stack.connect(client, server.url)) for _ in range(5)]
                 assert active(client) == 5
-                with anyio.fail_after(SOON):
+                with anyio.fail_after(LIMIT):
                     for number, session in enumerate(sessions):
                         await session.send_text(str(number))
                     assert [await session.receive_text() for session in sessions] == ["0", "1", "2", "3", "4"]
@@ -131,7 +132,7 @@ async def test_ping(stack: Any) -> None:
 
     with serving_websockets(script) as server:
         async with stack.opened() as factory, stack.connect(factory.get(), server.url) as session:
-            with anyio.fail_after(SOON):
+            with anyio.fail_after(LIMIT):
                 assert await session.receive_text() == "alive"
                 pong = await session.ping()
                 await pong.wait()
@@ -153,7 +154,7 @@ async def test_keepalive(stack: Any) -> None:
     with scripted(script) as upstream:
         options = {"keepalive_ping_interval_seconds": 0.02}
         async with stack.opened() as factory, stack.connect(factory.get(), upstream.url, **options) as session:
-            with anyio.fail_after(SOON):
+            with anyio.fail_after(LIMIT):
                 assert await session.receive_text() == "alive"
 
 
@@ -171,7 +172,7 @@ async def test_keepalive_in_vain(stack: Any) -> None:
             client = factory.get()
             options = {"keepalive_ping_interval_seconds": 0.02, "keepalive_ping_timeout_seconds": 0.02}
             async with stack.connect(client, upstream.url, **options) as session:
-                with anyio.fail_after(SOON), pytest.raises(stack.websockets.WebSocketNetworkError):
+                with anyio.fail_after(LIMIT), pytest.raises(stack.websockets.WebSocketNetworkError):
                     await session.receive()
             assert active(client) == 0
             assert await watched.none_open()
@@ -240,7 +241,7 @@ async def test_tls(stack: Any, scheme: str, trusted: Trusted) -> None:
             client = factory.get()
             async with stack.connect(client, url) as session:
                 assert active(client) == 1
-                with anyio.fail_after(SOON):
+                with anyio.fail_after(LIMIT):
                     await session.send_text("x" * 50_000)
                     assert await session.receive_text() == "x" * 50_000
                 await session.close(4000, "enough")
@@ -298,7 +299,7 @@ async def test_redirects(stack: Any) -> None:
                 stack.opened(follow_redirects=True) as factory,
                 stack.connect(factory.get(), upstream.url) as session,
             ):
-                with anyio.fail_after(SOON):
+                with anyio.fail_after(LIMIT):
                     await session.send_text("there?")
                     assert await session.receive_text() == "there?"
     assert server.requests[0].path == "/new"
@@ -320,7 +321,7 @@ async def test_event_hooks(stack: Any) -> None:
             client = factory.get()
             client.event_hooks = {"request": [on_request], "response": [on_response]}
             async with stack.connect(client, server.url) as session:
-                with anyio.fail_after(SOON):
+                with anyio.fail_after(LIMIT):
                     await session.send_text("a")
                     assert await session.receive_text() == "a"
     assert seen == ["websocket", 101]
@@ -344,7 +345,7 @@ async def test_the_server_closes(stack: Any) -> None:
             client = factory.get()
             for path, code, reason in (("/full", 4001, "genug ä"), ("/bare", 1005, "")):
                 async with stack.connect(client, upstream.url + path) as session:
-                    with anyio.fail_after(SOON), pytest.raises(stack.websockets.WebSocketDisconnect) as raised:
+                    with anyio.fail_after(LIMIT), pytest.raises(stack.websockets.WebSocketDisconnect) as raised:
                         await session.receive()
                 assert (raised.value.code, raised.value.reason) == (code, reason)
                 assert active(client) == 0
@@ -388,7 +389,7 @@ async def test_last_words(stack: Any, trusted: Trusted, *, encrypted: bool) -> N
                 async with stack.connect(factory.get(), upstream.url) as session:
                     sock = session.stream.get_extra_info("socket")
                     sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
-                    with anyio.fail_after(SOON):
+                    with anyio.fail_after(LIMIT):
                         async with anyio.create_task_group() as group:
                             group.start_soon(session.send_bytes, b"x" * 50_000)
                             await anyio.wait_all_tasks_blocked()
@@ -425,7 +426,7 @@ async def test_the_server_dies(stack: Any, case: str) -> None:
             client = factory.get()
             async with stack.connect(client, upstream.url) as session:
                 await session.send_text("die")
-                with anyio.fail_after(SOON), pytest.raises(stack.websockets.WebSocketNetworkError):
+                with anyio.fail_after(LIMIT), pytest.raises(stack.websockets.WebSocketNetworkError):
                     await session.receive()
                 assert died.wait(LIMIT)
                 with pytest.raises(LocalProtocolError):
@@ -624,7 +625,7 @@ async def test_connections_that_were_used_before(stack: Any) -> None:
             for _ in range(2):
                 assert (await client.get(f"{upstream.url}/before")).text == "ok"
                 async with stack.connect(client, upstream.url) as session:
-                    with anyio.fail_after(SOON):
+                    with anyio.fail_after(LIMIT):
                         await session.send_text("hello")
                         assert await session.receive_text() == "hello"
         assert watched.accepted == 2
@@ -648,7 +649,7 @@ async def test_closing_the_pool(stack: Any) -> None:
                     ended.append("told")
 
             group.start_soon(listen)
-            with anyio.fail_after(SOON):
+            with anyio.fail_after(LIMIT):
                 await connected.wait()
         assert ended == ["told"]
         assert active(client) == 0
@@ -682,17 +683,18 @@ async def test_draining(stack: Any) -> None:
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
-async def test_total_timeout() -> None:
+@with_patience(0.4)
+async def test_total_timeout(limit: float) -> None:
     """The total timeout is for the handshake; what is said afterwards takes as long as it takes."""
     with serving_websockets(echo) as server:
         async with AsyncExitStack() as opened:
             sessions: list[Any] = []
             for engine in ("native", "httpcore"):
-                settings = ClientSettings(engine=engine, timeout={"total": 1.0})
+                settings = ClientSettings(engine=engine, timeout={"total": limit})
                 factory = await opened.enter_async_context(ClientFactory(settings))
                 sessions.append(await opened.enter_async_context(aconnect_ws(server.url, factory.get())))
-            await anyio.sleep(1.1)  # it is the time itself that is waited for
-            with anyio.fail_after(SOON):
+            await anyio.sleep(limit + 0.1)  # it is the time itself that is waited for
+            with anyio.fail_after(LIMIT):
                 for session in sessions:
                     await session.send_text("late")
                     assert await session.receive_text() == "late"
@@ -720,7 +722,7 @@ async def test_unix_domain_sockets(stack: Any, tmp_path: Path) -> None:
                 stack.opened(uds=str(tmp_path / "socket")) as factory,
                 stack.connect(factory.get(), "ws://unix.example/") as session,
             ):
-                with anyio.fail_after(SOON):
+                with anyio.fail_after(LIMIT):
                     await session.send_text("hello")
                     assert await session.receive_text() == "hello"
 
@@ -761,7 +763,7 @@ async def test_forward_proxies(stack: Any, trusted: Trusted) -> None:
             stack.opened(engine="auto", proxy=proxy.url, tls=trusted.client) as factory,
             stack.connect(factory.get(), "wss://127.0.0.1:1/") as session,
         ):
-            with anyio.fail_after(SOON):
+            with anyio.fail_after(LIMIT):
                 await session.send_text("hello")
                 assert await session.receive_text() == "hello"
 
@@ -778,7 +780,7 @@ async def test_bare_transports(stack: Any) -> None:
         async with stack.module.AsyncClient(transport=transport) as client:
             async with stack.connect(client, server.url) as session:
                 assert active(client) == 1
-                with anyio.fail_after(SOON):
+                with anyio.fail_after(LIMIT):
                     await session.send_text("hello")
                     assert await session.receive_text() == "hello"
             assert active(client) == 0
@@ -801,7 +803,7 @@ async def test_their_client_class(stack: Any) -> None:
     with serving_websockets(echo) as server:
         async with stack.opened() as factory:
             service = Service(stack.websockets.AsyncWebSocketClient(factory.get()))
-            with anyio.fail_after(SOON):
+            with anyio.fail_after(LIMIT):
                 assert await service.hello(server.url) == "Hello!"
             assert active(factory.get()) == 0
 

@@ -17,6 +17,7 @@ from fastapi_httpx_pool.proxy import ProxyRequest
 from tests.support.answers import Answer, ask, get, post, read_answer, read_chunk
 from tests.support.back_pressure import MEGABYTE, kernel_holds
 from tests.support.bodies import tighten
+from tests.support.patience import with_patience
 from tests.support.proxies import EVERY_SERVER, UVICORN, proxied, serving_by, settings_of
 from tests.support.proxy_watch import ProxyWatch, held_at
 from tests.support.raw_client import RawClient, raw_client
@@ -1054,12 +1055,13 @@ def test_a_client_that_stalls_is_answered_with_408(server: str, length: int | No
 
 
 @uvicorn
-def test_a_client_that_stalls_behind_the_answers_head(server: str) -> None:
+@with_patience(0.1)
+def test_a_client_that_stalls_behind_the_answers_head(server: str, limit: float) -> None:
     """If the answer has begun, it is broken off, on both sides."""
     script, watch = AbortedUpstream(b"hello", BEGUN), ProxyWatch()
     with (
         scripted(script) as upstream,
-        proxied(upstream.url, server, settings=patient(), around=watch.around, client_idle=0.1) as port,
+        proxied(upstream.url, server, settings=patient(), around=watch.around, client_idle=limit) as port,
         raw_client(port) as client,
     ):
         client.send(announcing(10) + b"hello")
@@ -1068,25 +1070,25 @@ def test_a_client_that_stalls_behind_the_answers_head(server: str) -> None:
         assert_upload_aborted(script, watch, port)
 
 
-def slow_to_answer(connection: Connection) -> None:
-    """Take the whole request, and think for longer than the client may be idle."""
+def slow_to_answer(connection: Connection, pause: float) -> None:
+    """Take the whole request, and think for a while."""
     connection.read_request()
-    time.sleep(0.3)
+    time.sleep(pause)
     connection.send(ok())
 
 
-def slow_to_read(connection: Connection) -> None:
-    """Take nothing for longer than the client may be idle, then the whole request."""
+def slow_to_read(connection: Connection, pause: float) -> None:
+    """Take nothing for a while, then the whole request."""
     tighten(connection)
-    time.sleep(0.3)
+    time.sleep(pause)
     connection.read_request()
     connection.send(ok())
 
 
-def slow_to_continue(connection: Connection) -> None:
-    """Let the client wait for its "100 Continue" for longer than it may be idle."""
+def slow_to_continue(connection: Connection, pause: float) -> None:
+    """Let the client wait for its "100 Continue" for a while."""
     connection.read_head()
-    time.sleep(0.3)
+    time.sleep(pause)
     connection.send(b"HTTP/1.1 100 Continue\r\n\r\n")
     connection.read_exactly(len(LARGE))
     connection.send(ok())
@@ -1097,12 +1099,15 @@ LARGE = b"x" * (16 * 1024 * 1024)
 
 @uvicorn
 @pytest.mark.parametrize("script", [slow_to_answer, slow_to_read, slow_to_continue])
-def test_a_client_is_not_to_blame_for_a_slow_upstream(server: str, script: Script) -> None:
+@with_patience(0.1)
+def test_a_client_is_not_to_blame_for_a_slow_upstream(
+    server: str, script: Callable[[Connection, float], None], limit: float
+) -> None:
     """Who has sent all, who cannot send more now, or who waits for leave to send, has not stalled."""
     extra = [b"Expect: 100-continue"] if script is slow_to_continue else []
     with (
-        scripted(script) as upstream,
-        proxied(upstream.url, server, settings=patient(), client_idle=0.1) as port,
+        scripted(lambda connection: script(connection, 3 * limit)) as upstream,
+        proxied(upstream.url, server, settings=patient(), client_idle=limit) as port,
         raw_client(port) as client,
     ):
         client.send(announcing(len(LARGE), *extra))
@@ -1112,13 +1117,14 @@ def test_a_client_is_not_to_blame_for_a_slow_upstream(server: str, script: Scrip
         assert read_answer(client).status == 200
 
 
-def test_each_piece_gives_a_client_more_time() -> None:
+@with_patience(0.3)
+def test_each_piece_gives_a_client_more_time(limit: float) -> None:
     """The limit is for one wait, not for the whole upload."""
     seen = RecordingUpstream()
-    with scripted(seen) as upstream, proxied(upstream.url, client_idle=0.5) as port, raw_client(port) as client:
+    with scripted(seen) as upstream, proxied(upstream.url, client_idle=limit) as port, raw_client(port) as client:
         client.send(announcing(20))
         for _ in range(4):
-            time.sleep(0.2)
+            time.sleep(limit / 3)
             client.send(b"hello")
         assert read_answer(client).status == 200
 

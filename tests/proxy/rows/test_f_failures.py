@@ -5,11 +5,13 @@ import itertools
 import json
 import logging
 import re
+import select
 import socket
 import ssl
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import suppress
 from functools import partial
 from http import HTTPStatus
 from typing import Any
@@ -38,7 +40,8 @@ from tests.support.back_pressure import MEGABYTE, Firehose, kernel_holds, stingy
 from tests.support.bodies import tighten
 from tests.support.connecting import Names
 from tests.support.families import FAMILIES, module_of
-from tests.support.ports import deaf_port, free_port
+from tests.support.patience import with_patience
+from tests.support.ports import deaf_port, refusing_port
 from tests.support.proxies import DOORS, EVERY_SERVER, POOL_OF_ONE, UVICORN, hasty, proxied, serving_by, settings_of
 from tests.support.proxy_watch import ProxyWatch, held_at
 from tests.support.raw_client import RawClient, raw_client
@@ -89,7 +92,7 @@ def ours(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
 
 def refused() -> str:
     """Return the URL of a port at which nobody listens."""
-    return f"http://127.0.0.1:{free_port()}"
+    return f"http://127.0.0.1:{refusing_port()}"
 
 
 # F1: no connection.
@@ -470,19 +473,25 @@ def test_f7_an_upstream_that_takes_no_more_is_not_the_clients_fault(server: str)
         raw_client(port) as client,
     ):
         client.send(announcing(1024 * MEGABYTE))
-        client.sock.settimeout(0.05)
-        answer = b""
-        for _ in range(1000):
-            try:
-                client.send(b"x" * MEGABYTE)
-            except (TimeoutError, ConnectionError):
-                client.sock.settimeout(LIMIT)
-                answer = client.read_until(b"}")
-                break
+        send_until_it_is_answered(client, 1000 * MEGABYTE)
+        answer = client.read_until(b"}")
         done.set()
 
     assert answer.startswith(b"HTTP/1.1 504 ")
     assert b"; error=connection_write_timeout\r\n" in answer
+
+
+def send_until_it_is_answered(client: RawClient, limit: int) -> None:
+    """Send as fast as it is taken, up to so many bytes, until there is something to read."""
+    client.sock.setblocking(False)
+    sent = 0
+    with suppress(ConnectionError):
+        while sent < limit:
+            readable, writable, _ = select.select([client.sock], [client.sock], [], LIMIT)
+            if readable or not writable:
+                break
+            sent += client.sock.send(bytes(65536))
+    client.sock.settimeout(LIMIT)
 
 
 # F8: what the client is told.
@@ -1097,10 +1106,10 @@ def test_f12_an_upstream_that_dies_frees_the_slot(server: str, ending: str) -> N
 # F13: slow clients.
 
 
-def firehose() -> Firehose:
+def firehose(patience: float = 0.3) -> Firehose:
     """Return an upstream that pushes more than the kernel and the proxy may hold for a client that reads nothing."""
     head = b"HTTP/1.1 200 OK\r\nContent-Length: 100000000000\r\n\r\n"
-    return Firehose(kernel_holds(2) + MEGABYTE, head, patience=0.3)
+    return Firehose(kernel_holds(2) + MEGABYTE, head, patience=patience)
 
 
 @every_server
@@ -1123,7 +1132,7 @@ def test_f13_a_slow_client_throttles_the_upstream(server: str) -> None:
 @every_server
 def test_f13_a_client_that_reads_nothing_is_broken_off(server: str, caplog: pytest.LogCaptureFixture) -> None:
     """A client that takes nothing for longer than ``client_idle`` frees the upstream, and gets no whole answer."""
-    script, watch = firehose(), ProxyWatch()
+    script, watch = firehose(LIMIT), ProxyWatch()
     with (
         scripted(script) as upstream,
         proxied(upstream.url, server, settings=patient(), around=watch.around, client_idle=SHORT) as port,
@@ -1143,9 +1152,9 @@ def test_f13_a_client_that_reads_nothing_is_broken_off(server: str, caplog: pyte
 
 
 @uvicorns
-def test_f14_an_answer_that_goes_on_is_not_too_slow(server: str) -> None:
+@with_patience(0.3)
+def test_f14_an_answer_that_goes_on_is_not_too_slow(server: str, limit: float) -> None:
     """The read timeout is for one silence, not for the whole answer."""
-    limit = 0.3
 
     def script(connection: Connection) -> None:
         connection.read_request()
@@ -1162,9 +1171,10 @@ def test_f14_an_answer_that_goes_on_is_not_too_slow(server: str) -> None:
 
 
 @uvicorns
-def test_f14_an_upload_that_goes_on_is_not_too_slow(server: str) -> None:
+@with_patience(0.3)
+def test_f14_an_upload_that_goes_on_is_not_too_slow(server: str, limit: float) -> None:
     """While the client still sends, the upstream is not late with its answer."""
-    limit, seen = 0.3, RecordingUpstream()
+    seen = RecordingUpstream()
     with (
         scripted(seen) as upstream,
         proxied(upstream.url, server, settings=patient(read=limit, write=limit)) as port,
@@ -1233,13 +1243,13 @@ SILENCE = 0.1
 """Seconds; a limit that a stream exceeds."""
 
 
-def eventually_an_event(head: bytes) -> Script:
+def eventually_an_event(head: bytes, silence: float = SILENCE) -> Script:
     """Return a script that is silent for longer than that before it sends an event and ends."""
 
     def script(connection: Connection) -> None:
         connection.read_request()
         connection.send(head)
-        time.sleep(3 * SILENCE)
+        time.sleep(2 * silence)
         connection.send(chunk(b"data: 1\n\n") + LAST_CHUNK)
 
     return script
@@ -1261,15 +1271,17 @@ def test_f14_server_sent_events_may_be_silent(server: str, kind: bytes) -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("kind", [b"text/event-stream", b"text/plain"], ids=["events", "text"])
-def test_f14_server_sent_events_may_be_silent_over_any_transport(family: str, kind: bytes) -> None:
+@with_patience(0.15)
+def test_f14_server_sent_events_may_be_silent_over_any_transport(family: str, kind: bytes, limit: float) -> None:
     """Nor is the read timeout if another transport than the engine carries the events."""
     module = module_of(family)
     own = module.AsyncClient(
         trust_env=False,
         verify=ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT),
-        timeout=module.Timeout(None, read=2 * SILENCE),
+        timeout=module.Timeout(None, read=limit),
+        limits=module.Limits(max_keepalive_connections=0),
     )
-    script = eventually_an_event(EVENTS.replace(b"text/event-stream", kind))
+    script = eventually_an_event(EVENTS.replace(b"text/event-stream", kind), limit)
     with scripted(script) as upstream, serving_by("httptools", ReverseProxy(upstream.url, client=own)) as port:
         answer = ask(port, get())
 
@@ -1376,9 +1388,10 @@ def test_f14_no_heartbeat_within_an_event(server: str, parts: tuple[bytes, bytes
     ):
         client.send(get())
         client.read_head()
-        chunks = list(itertools.dropwhile(lambda seen: seen == HEARTBEAT, (read_chunk(client) for _ in range(3))))
+        seen = itertools.dropwhile(lambda seen: seen == HEARTBEAT, iter(partial(read_chunk, client), None))
+        chunks = [next(seen)]
         while chunks[-1] != HEARTBEAT:
-            chunks.append(read_chunk(client))
+            chunks.append(next(seen))
 
     assert chunks[:2] == list(parts)
     assert set(chunks[2:]) == {HEARTBEAT}

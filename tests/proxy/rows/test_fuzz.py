@@ -24,7 +24,7 @@ from tests.support.upstream import Connection, scripted
 
 REQUESTS = 150
 AT_ONCE = 8
-PATIENCE = 0.3
+PATIENCE = 1.0
 """Seconds for which a client waits for an answer; some requests are such that the server waits for the client."""
 
 OURS = b"proxy-to-test"

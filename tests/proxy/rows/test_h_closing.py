@@ -1,28 +1,31 @@
 """Row H5, the end: codes and reasons both ways, who is lost, what is counted, and what happens when the server goes down."""
 
+import select
 import sys
 import threading
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
-from typing import Any
+from collections.abc import AsyncIterator, Callable
+from contextlib import ExitStack, asynccontextmanager
+from typing import Any, NamedTuple
 
 import anyio
 import pytest
 
 from fastapi_httpx_pool import LimitSettings, ReverseProxy
 from tests.support.answers import ask, get
-from tests.support.asgi import lifespan_driver
-from tests.support.asgi_websocket import serving_websocket
-from tests.support.proxies import POOL_OF_ONE, WEBSOCKET_DOORS, WEBSOCKET_SERVERS, proxied, settings_of
+from tests.support.asgi import LifespanDriver, lifespan_driver
+from tests.support.asgi_websocket import WebSocketDriver, serving_websocket
+from tests.support.proxies import POOL_OF_ONE, WEBSOCKET_DOORS, WEBSOCKET_SERVERS, impatient, proxied, settings_of
 from tests.support.proxy_watch import ProxyWatch, held_at
 from tests.support.upstream import ok
 from tests.support.websocket_pairs import open_pair, wait_for
 from tests.support.websocket_wire import (
     BINARY,
     CLOSE,
+    SOON,
     TEXT,
     End,
+    Handed,
     Pair,
     asking,
     closing,
@@ -119,12 +122,9 @@ def test_h5_the_client_closes(server: str, code: int, reason: str) -> None:
 
 def end(pair: Pair) -> None:
     """Leave as a client does that has closed: when the server has answered, or at once if it waits for the app."""
-    pair.client.sock.settimeout(0.5)
-    try:
+    if pair.client.sock in select.select([pair.client.sock, pair.upstream.sock], [], [], SOON)[0]:
         pair.client.told()
-    except TimeoutError:
-        return
-    pair.client.hang_up()
+        pair.client.hang_up()
 
 
 @every_server
@@ -315,13 +315,18 @@ def test_h5_an_open_websocket_counts_as_active(server: str) -> None:
 
 def test_h5_websockets_and_requests_share_a_limit() -> None:
     """A request waits for the connection that a WebSocket has, and goes on when it is over."""
-    settings = settings_of(limits=LimitSettings(max_connections=1), timeout={"pool": 0.1})
-    with handed() as upstream, proxied(upstream.url, "sansio", settings=settings) as port:
-        with opened(port, upstream) as pair:
-            refused = ask(port, get())
-            assert (refused.status, refused.values(b"retry-after")) == (503, [b"1"])
-            part(pair)
+    settings = settings_of(limits=LimitSettings(max_connections=1), timeout={"pool": 30})
+    watch = ProxyWatch()
+    with (
+        handed() as upstream,
+        proxied(upstream.url, "sansio", settings=settings, on_request=impatient, around=watch.around) as port,
+        opened(port, upstream) as pair,
+    ):
+        refused = ask(port, get(b"/impatient"))
+        assert (refused.status, refused.values(b"retry-after")) == (503, [b"1"])
         with asking(port) as client:
+            wait_for(lambda: held_at(port).queued == 1)
+            part(pair)
             asked = upstream.asked()
             asked.answer(ok(b"refused"))
             assert client.read_head().startswith(b"HTTP/1.1 200 ")
@@ -393,50 +398,60 @@ def test_h5_the_server_stops_and_nobody_answers(server: str) -> None:
             assert not stopping.is_alive()
 
 
-@pytest.mark.parametrize("anyio_backend", ["asyncio"])
-@pytest.mark.anyio
-async def test_h5_both_sides_are_told_when_the_pool_closes() -> None:
-    """When the lifespan ends, both sides are told to go away (1001) at once, and it waits for them; a handshake gets a 503."""
+class Relayed(NamedTuple):
+    """A WebSocket that is open through a proxy, with everything around it."""
+
+    driver: LifespanDriver
+    websocket: WebSocketDriver
+    far: End
+    upstream: Handed
+    proxy: ReverseProxy
+
+
+@asynccontextmanager
+async def relayed(drain: float) -> AsyncIterator[Relayed]:
+    """Open one for a block, in which the lifespan must end."""
     with handed() as upstream:
-        proxy = ReverseProxy(upstream.url, settings=settings_of(drain=20))
+        proxy = ReverseProxy(upstream.url, settings=settings_of(drain=drain))
         async with lifespan_driver(proxy) as driver:
             await driver.startup()
             async with serving_websocket(proxy, driver.scope) as websocket:
                 far = await in_thread(lambda: upstream.asked().accept())
                 assert (await websocket.sent_next())["type"] == "websocket.accept"
-                async with anyio.create_task_group() as group:
-                    group.start_soon(driver.shutdown)
-                    told = await websocket.sent_next()
-                    assert (told["type"], told["code"]) == ("websocket.close", 1001)
-                    assert await in_thread(far.told) == (1001, "")
-                    async with serving_websocket(proxy, driver.scope) as late:
-                        start = await late.sent_next()
-                        assert (start["type"], start["status"]) == ("websocket.http.response.start", 503)
-                        assert (b"retry-after", b"1") in start["headers"]
-                    assert not websocket.returned.is_set()
-                    await in_thread(lambda: far.close(1001))
-                    await in_thread(far.hang_up)
-                    await websocket.returned.wait()
-                assert websocket.error is None
+                yield Relayed(driver, websocket, far, upstream, proxy)
         assert driver.error is None
-        assert upstream.accepted == 1
+
+
+@pytest.mark.parametrize("anyio_backend", ["asyncio"])
+@pytest.mark.anyio
+async def test_h5_both_sides_are_told_when_the_pool_closes() -> None:
+    """When the lifespan ends, both sides are told to go away (1001) at once, and it waits for them; a handshake gets a 503."""
+    async with relayed(drain=20) as (driver, websocket, far, upstream, proxy):
+        async with anyio.create_task_group() as group:
+            group.start_soon(driver.shutdown)
+            told = await websocket.sent_next()
+            assert (told["type"], told["code"]) == ("websocket.close", 1001)
+            assert await in_thread(far.told) == (1001, "")
+            async with serving_websocket(proxy, driver.scope) as late:
+                start = await late.sent_next()
+                assert (start["type"], start["status"]) == ("websocket.http.response.start", 503)
+                assert (b"retry-after", b"1") in start["headers"]
+            assert not websocket.returned.is_set()
+            await in_thread(lambda: far.close(1001))
+            await in_thread(far.hang_up)
+            await websocket.returned.wait()
+        assert websocket.error is None
+    assert upstream.accepted == 1
 
 
 @pytest.mark.parametrize("anyio_backend", ["asyncio"])
 @pytest.mark.anyio
 async def test_h5_the_pool_does_not_wait_for_ever() -> None:
     """An upstream that does not answer is broken off after the drain time."""
-    with handed() as upstream:
-        proxy = ReverseProxy(upstream.url, settings=settings_of(drain=0.1))
-        async with lifespan_driver(proxy) as driver:
-            await driver.startup()
-            async with serving_websocket(proxy, driver.scope) as websocket:
-                far = await in_thread(lambda: upstream.asked().accept())
-                await websocket.sent_next()
-                assert await driver.shutdown() == {"type": "lifespan.shutdown.complete"}
-                assert [one.opcode for one in await in_thread(far.ended_after)] == [CLOSE]
-                await websocket.returned.wait()
-        assert driver.error is None
+    async with relayed(drain=0.1) as (driver, websocket, far, *_):
+        assert await driver.shutdown() == {"type": "lifespan.shutdown.complete"}
+        assert [one.opcode for one in await in_thread(far.ended_after)] == [CLOSE]
+        await websocket.returned.wait()
 
 
 async def in_thread(action: Callable[[], Any]) -> Any:

@@ -12,13 +12,23 @@ from fastapi_httpx_pool.proxy._via import pseudonym
 from tests.support.answers import Answer, read_answer
 from tests.support.asgi import started
 from tests.support.asgi_websocket import serving_websocket
-from tests.support.ports import deaf_port, free_port
-from tests.support.proxies import POOL_OF_ONE, WEBSOCKET_DOORS, WEBSOCKET_SERVERS, hasty, proxied, settings_of
+from tests.support.patience import with_patience
+from tests.support.ports import deaf_port, refusing_port
+from tests.support.proxies import (
+    POOL_OF_ONE,
+    WEBSOCKET_DOORS,
+    WEBSOCKET_SERVERS,
+    hasty,
+    impatient,
+    proxied,
+    settings_of,
+)
 from tests.support.proxy_watch import ProxyWatch, held_at
 from tests.support.tls import Authority
 from tests.support.websocket_pairs import wait_for
 from tests.support.websocket_wire import (
     KEY,
+    SOON,
     TEXT,
     Handed,
     accept_line,
@@ -178,14 +188,14 @@ def test_h1_a_switch_that_was_not_asked_for(server: str, kind: str) -> None:
 @every_server
 def test_h1_a_refused_connection(server: str) -> None:
     """An upstream that is not there is a 502."""
-    with proxied(f"http://127.0.0.1:{free_port()}", server) as port, asking(port) as client:
+    with proxied(f"http://127.0.0.1:{refusing_port()}", server) as port, asking(port) as client:
         assert_failed(read_answer(client), 502, b"connection_refused")
 
 
 @every_door
 def test_h1_a_refused_connection_at_each_door(door: str) -> None:
     """At each door it is the same answer."""
-    with proxied(f"http://127.0.0.1:{free_port()}", "sansio", door=door) as port, asking(port, at(door)) as client:
+    with proxied(f"http://127.0.0.1:{refusing_port()}", "sansio", door=door) as port, asking(port, at(door)) as client:
         assert_failed(read_answer(client), 502, b"connection_refused")
 
 
@@ -212,9 +222,11 @@ def test_h1_a_handshake_that_takes_too_long(server: str) -> None:
         assert asked.was_let_go()
 
 
-@pytest.mark.parametrize("limits", [{"first_byte": 0.1}, {"settings": hasty(total=0.1)}], ids=["first-byte", "total"])
-def test_h1_other_limits_of_the_handshake(limits: Any) -> None:
+@pytest.mark.parametrize("which", ["first_byte", "total"])
+@with_patience(0.1)
+def test_h1_other_limits_of_the_handshake(which: str, limit: float) -> None:
     """``first_byte`` and ``total`` limit the handshake, too."""
+    limits: Any = {"first_byte": limit} if which == "first_byte" else {"settings": hasty(total=limit)}
     with handed() as upstream, proxied(upstream.url, "sansio", **limits) as port, asking(port) as client:
         asked = upstream.asked()
         answer = read_answer(client)
@@ -222,18 +234,20 @@ def test_h1_other_limits_of_the_handshake(limits: Any) -> None:
         assert asked.was_let_go()
 
 
-def test_h1_limits_of_the_handshake_do_not_reach_beyond_it() -> None:
+@with_patience(0.1)
+def test_h1_limits_of_the_handshake_do_not_reach_beyond_it(limit: float) -> None:
     """An open WebSocket may be silent for longer than any limit of requests, and its client, too."""
-    settings = hasty(read=0.05, write=0.05, pool=0.05, total=0.3)
-    limits: Any = {"first_byte": 0.05, "client_idle": 0.05, "stream_idle": 0.05, "heartbeat": 0.05}
+    settings = hasty(read=limit, write=limit, pool=limit, total=3 * limit)
+    limits: Any = {"first_byte": limit, "client_idle": limit, "stream_idle": limit, "heartbeat": limit}
     with (
         handed() as upstream,
         proxied(upstream.url, "sansio", settings=settings, **limits) as port,
         opened(port, upstream) as pair,
     ):
-        pair.client.sock.settimeout(0.5)
+        pair.client.sock.settimeout(5 * limit)
         with pytest.raises(TimeoutError):
             pair.client.read()
+        pair.client.sock.settimeout(SOON)
         assert pair.upstream.is_silent()
         exchange(pair)
 
@@ -263,10 +277,10 @@ def test_h1_an_answer_that_is_no_http() -> None:
 @every_server
 def test_h1_a_full_pool(server: str) -> None:
     """When all connections are WebSockets that stay open, another one is a 503, which says when to come back."""
-    settings = settings_of(limits=POOL_OF_ONE, timeout={"pool": 0.1})
-    with handed() as upstream, proxied(upstream.url, server, settings=settings) as port:
+    settings = settings_of(limits=POOL_OF_ONE, timeout={"pool": SOON})
+    with handed() as upstream, proxied(upstream.url, server, settings=settings, on_request=impatient) as port:
         with opened(port, upstream) as pair:
-            with asking(port) as client:
+            with asking(port, b"/impatient") as client:
                 answer = read_answer(client)
                 assert_failed(answer, 503, b"connection_limit_reached")
                 assert answer.values(b"retry-after") == [b"1"]

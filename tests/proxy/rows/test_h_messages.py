@@ -6,11 +6,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from itertools import count
-from typing import Any
 
 import pytest
 
 from tests.support.bodies import SMALL_BUFFER
+from tests.support.patience import with_patience
 from tests.support.proxies import WEBSOCKET_SERVERS, proxied
 from tests.support.proxy_watch import ProxyWatch, held_at
 from tests.support.websocket_pairs import beside, open_pair, wait_for
@@ -44,8 +44,12 @@ STALL = 0.3
 FRAGMENT = 256 * KILOBYTE
 """Of what is longer, this much goes upstream in one frame."""
 
-BOUND = 12 * MEGABYTE
-"""What a proxy and the kernel's buffers between four sockets hold at most of a stream that nobody takes."""
+BOUND = 40 * MEGABYTE
+"""
+What a proxy and the kernel's buffers between four sockets hold at most of a stream that nobody takes.
+
+It is mostly 5 to 10 MiB, but kernels let the buffer of a socket grow whose reader is busy: up to 32 MiB.
+"""
 
 
 # H5: messages.
@@ -279,7 +283,7 @@ def pings(pair: Pair, number: int) -> Iterator[bytes]:
 
 def test_h6_a_silent_upstream_is_pinged() -> None:
     """An upstream that is silent for ``websocket_ping_interval`` is pinged; who answers lives on."""
-    with open_pair(websocket_ping_interval=0.05, websocket_ping_timeout=5) as pair:
+    with open_pair(websocket_ping_interval=0.05, websocket_ping_timeout=30) as pair:
         for payload in pings(pair, 4):
             pair.upstream.send(PONG, payload)
         pair.upstream.text("alive")
@@ -297,10 +301,11 @@ def test_h6_a_dead_upstream(server: str) -> None:
         assert [one.opcode for one in pair.upstream.ended_after()] in ([CLOSE], [])
 
 
-def test_h6_an_upstream_that_talks_is_alive() -> None:
+@with_patience(0.4)
+def test_h6_an_upstream_that_talks_is_alive(limit: float) -> None:
     """A ping that nobody answers is forgiven to an upstream that sends messages."""
-    with open_pair(websocket_ping_interval=0.05, websocket_ping_timeout=0.4) as pair:
-        until = time.monotonic() + 0.8
+    with open_pair(websocket_ping_interval=0.05, websocket_ping_timeout=limit) as pair:
+        until = time.monotonic() + 2 * limit
         for number in count():
             list(pings(pair, 1))
             pair.upstream.text(str(number))
@@ -316,9 +321,10 @@ def test_h6_no_pings() -> None:
 
 
 @every_server
-def test_h6_idle(server: str) -> None:
+@with_patience(0.4)
+def test_h6_idle(server: str, limit: float) -> None:
     """Without a message for ``websocket_idle`` both are told to go away (1001), however many pings there are."""
-    with open_pair(server, websocket_idle=0.4, websocket_ping_interval=0.1, websocket_ping_timeout=5) as pair:
+    with open_pair(server, websocket_idle=limit, websocket_ping_interval=0.1, websocket_ping_timeout=30) as pair:
         exchange(pair)
         for payload in pings(pair, 2):
             pair.upstream.send(PONG, payload)
@@ -333,11 +339,12 @@ def test_h6_idle(server: str) -> None:
 
 
 @pytest.mark.parametrize("upwards", [True, False], ids=["from-the-client", "from-the-upstream"])
-def test_h6_messages_keep_a_websocket_open(upwards: bool) -> None:
+@with_patience(0.6)
+def test_h6_messages_keep_a_websocket_open(upwards: bool, limit: float) -> None:
     """A message in either direction is enough."""
-    with open_pair(websocket_idle=1.0, websocket_ping_interval=0.1, websocket_ping_timeout=5) as pair:
+    with open_pair(websocket_idle=limit, websocket_ping_interval=0.1, websocket_ping_timeout=30) as pair:
         sender, receiver = pair if upwards else reversed(pair)
-        until = time.monotonic() + 1.5
+        until = time.monotonic() + 1.5 * limit
         while time.monotonic() < until:
             sender.text("here")
             if not upwards:
@@ -386,17 +393,6 @@ def tight_pair(port: int, upstream: Handed) -> Iterator[Pair]:
         client.close()
 
 
-@contextmanager
-def open_tight_pair(server: str = "sansio", **options: Any) -> Iterator[Pair]:
-    """Likewise, with everything around it."""
-    with (
-        handed() as upstream,
-        proxied(upstream.url, server, **options) as port,
-        tight_pair(port, upstream) as pair,
-    ):
-        yield pair
-
-
 def pair_of(client: Client, upstream: Handed) -> Pair:
     """Answer a client's handshake."""
     asked = upstream.asked()
@@ -406,16 +402,16 @@ def pair_of(client: Client, upstream: Handed) -> Pair:
     return Pair(client.taken(), far)
 
 
-def push_until_it_stalls(end: End, message: bytes) -> tuple[int, bytes]:
+def push_until_it_stalls(end: End, message: bytes, stall: float = STALL) -> tuple[int, bytes]:
     """Send a message again and again until nobody takes any more; return how often it was begun, and what is left of the last."""
-    number, rest = push(end, message, 2 * BOUND)
+    number, rest = push(end, message, 2 * BOUND, stall)
     assert rest, "everything is taken, although nobody reads"
     return number, rest
 
 
-def push(end: End, message: bytes, at_most: int) -> tuple[int, bytes]:
+def push(end: End, message: bytes, at_most: int, stall: float = STALL) -> tuple[int, bytes]:
     """Likewise, but only so many bytes."""
-    end.sock.settimeout(STALL)
+    end.sock.settimeout(stall)
     number = 0
     rest = memoryview(b"")
     try:
@@ -435,7 +431,7 @@ def push(end: End, message: bytes, at_most: int) -> tuple[int, bytes]:
 def test_h5_who_is_slow_slows_the_other_down(server: str, upwards: bool) -> None:
     """Whoever sends faster than the other side takes is stopped after a bounded amount; nothing of it is lost."""
     payload = bytes(range(256)) * 256
-    with open_tight_pair(server) as pair:
+    with open_pair(server, by=tight_pair) as pair:
         sender, receiver = pair if upwards else reversed(pair)
         number, rest = push_until_it_stalls(sender, sender.made(BINARY, payload))
         assert number * len(payload) < BOUND
@@ -492,11 +488,12 @@ def test_h6_idle_with_a_client_that_takes_nothing(server: str) -> None:
         wait_for(lambda: held_at(port).active == 0)
 
 
-def test_h5_a_slow_client_does_not_keep_pings_waiting() -> None:
+@with_patience(0.1)
+def test_h5_a_slow_client_does_not_keep_pings_waiting(limit: float) -> None:
     """An upstream that is slowed down by its client is not taken for dead, nor is the client disturbed."""
     payload = bytes(64 * KILOBYTE)
-    with open_tight_pair("sansio", websocket_ping_interval=0.05, websocket_ping_timeout=0.05) as pair:
-        number, rest = push_until_it_stalls(pair.upstream, pair.upstream.made(BINARY, payload))
+    with open_pair(by=tight_pair, websocket_ping_interval=limit, websocket_ping_timeout=limit) as pair:
+        number, rest = push_until_it_stalls(pair.upstream, pair.upstream.made(BINARY, payload), 3 * limit)
         with beside(lambda: pair.upstream.send_raw(rest)):
             for _ in range(number):
                 assert pair.client.message() == (BINARY, payload)
@@ -504,7 +501,7 @@ def test_h5_a_slow_client_does_not_keep_pings_waiting() -> None:
 
 def test_h5_many_pings_to_which_nobody_listens() -> None:
     """An upstream that pings again and again and reads no pong does not stop what it says besides."""
-    with open_tight_pair("sansio") as pair:
+    with open_pair(by=tight_pair) as pair:
         _, rest = push(pair.upstream, frame(PING, b"x" * 125) * 500, 2 * BOUND)
         with beside(lambda: pair.upstream.send_raw(rest + frame(TEXT, b"still here"))):
             assert pair.client.message() == (TEXT, b"still here")
@@ -513,8 +510,8 @@ def test_h5_many_pings_to_which_nobody_listens() -> None:
 def test_h5_both_at_once() -> None:
     """Both sides may send at the same time, more than buffers hold, as long as both read."""
     payload = bytes(range(256)) * 256
-    number = 2 * BOUND // len(payload) // 4
-    with open_tight_pair("sansio") as pair:
+    number = 100
+    with open_pair(by=tight_pair) as pair:
         with (
             beside(partial(repeat, number, pair.client.binary, payload)),
             beside(partial(repeat, number, pair.upstream.binary, payload)),

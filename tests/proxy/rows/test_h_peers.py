@@ -2,10 +2,12 @@
 
 import asyncio
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import pytest
 
+from tests.support.patience import with_patience
 from tests.support.proxies import WEBSOCKET_SERVERS, proxied
 from tests.support.proxy_watch import ProxyWatch, held_at
 from tests.support.websocket_pairs import wait_for
@@ -33,9 +35,18 @@ MEETINGS += [("websockets", "aiohttp", server) for server in WEBSOCKET_SERVERS[1
 @pytest.fixture(params=MEETINGS, ids="-".join)
 def meeting(request: pytest.FixtureRequest) -> Iterator[Meeting]:
     """Give each client with each server, and each ASGI server between two of them; compression is on everywhere."""
-    client, name, server = request.param
+    with met(*request.param) as meeting:
+        yield meeting
+
+
+@contextmanager
+def met(client: str, name: str, server: str, **options: float) -> Iterator[Meeting]:
+    """Let a client and a server meet for a block; nothing must be left of it. The options are those of ``peer``."""
     watch = ProxyWatch()
-    with peer(name, compressed=True) as upstream, proxied(upstream.url, server, around=watch.around) as port:
+    with (
+        peer(name, compressed=True, **options) as upstream,
+        proxied(upstream.url, server, around=watch.around) as port,
+    ):
         before = held_at(port)
         yield Meeting(client, upstream, server, port)
         wait_for(lambda: held_at(port).active == 0)
@@ -100,12 +111,15 @@ def wait_for_the_end(meeting: Meeting) -> None:
     wait_for(lambda: held_at(meeting.port).active == 0 and bool(meeting.peer.told))
 
 
-def test_h6_pings_of_the_server(meeting: Meeting) -> None:
+@pytest.mark.parametrize("who", MEETINGS, ids="-".join)
+@with_patience(0.2)
+def test_h6_pings_of_the_server(who: tuple[str, str, str], limit: float) -> None:
     """A WebSocket that is silent for longer than the server waits for its pongs lives on."""
 
     async def wait_and_talk(talker: Talker) -> None:
-        await asyncio.wait([waiting := asyncio.create_task(talker.receive())], timeout=0.6)
+        await asyncio.wait([waiting := asyncio.create_task(talker.receive())], timeout=3 * limit)
         await talker.send("still here")
         assert await waiting == "still here"
 
-    talk(meeting.client, meeting.url, wait_and_talk)
+    with met(*who, heartbeat=limit) as meeting:
+        talk(meeting.client, meeting.url, wait_and_talk)

@@ -1,13 +1,13 @@
 """Hundreds of WebSockets whose ends leave at random: nobody gets another's messages, and nothing is left of them."""
 
 import asyncio
-import time
 
 import pytest
 
 from fastapi_httpx_pool import ClientSettings, LimitSettings, TimeoutSettings
+from tests.support.chaos import waiting_for
 from tests.support.proxies import WEBSOCKET_SERVERS, proxied, settings_of
-from tests.support.proxy_watch import Held, ProxyWatch, held_at
+from tests.support.proxy_watch import ProxyWatch, at_rest, held_at
 from tests.support.websocket_chaos import EchoingChaos, visit
 
 WEBSOCKETS = 200
@@ -24,23 +24,15 @@ def settings() -> ClientSettings:
     )
 
 
-def at_rest(port: int, upstream: EchoingChaos, before: Held) -> Held:
-    """Wait until servers at both ends have noticed the last that left, and say what is held then."""
-    until = time.monotonic() + 15
-    while True:
-        held = held_at(port)
-        is_quiet = (held.active, held.queued, held.tasks) == (0, 0, before.tasks) and upstream.open == held.idle
-        if is_quiet or time.monotonic() > until:
-            return held
-
-
 @pytest.mark.parametrize("server", WEBSOCKET_SERVERS)
 def test_h5_stress(server: str) -> None:
     """Afterwards no connection is in use, nobody waits, no task is left, and every slot serves."""
     watch = ProxyWatch()
     with (
         EchoingChaos(17) as upstream,
-        proxied(upstream.url, server, settings=settings(), around=watch.around) as port,
+        proxied(
+            upstream.url, server, settings=settings(), around=watch.around, on_request=waiting_for(upstream)
+        ) as port,
     ):
         before = held_at(port)
         outcomes = asyncio.run(visit(port, WEBSOCKETS, AT_ONCE))
@@ -51,10 +43,7 @@ def test_h5_stress(server: str) -> None:
         assert upstream.done["told"] > 10
         assert watch.failures == []
 
-        held = at_rest(port, upstream, before)
-        assert (held.active, held.queued, held.tasks) == (0, 0, before.tasks)
-        assert held.opened == held.idle + held.closed
-        assert upstream.open == held.idle
+        at_rest(port, upstream, before)
 
         upstream.behaves = True
         assert asyncio.run(visit(port, SLOTS, SLOTS, behaving=True)) == {"well": SLOTS}

@@ -20,7 +20,7 @@ from fastapi_httpx_pool import (
     proxy_websocket,
 )
 from tests.support.answers import Answer, get, read_answer
-from tests.support.ports import free_port
+from tests.support.ports import refusing_port
 from tests.support.proxies import EVERY_SERVER, WEBSOCKET_SERVERS, proxied, serving_by, settings_of
 from tests.support.raw_client import raw_client
 from tests.support.recording import RecordingUpstream
@@ -296,7 +296,7 @@ def test_h8_a_hook_answers_for_a_failure(server: str) -> None:
         told.append((request.url, failure))
         return PlainTextResponse("come back later", 503, {"retry-after": "9"})
 
-    url = f"http://127.0.0.1:{free_port()}"
+    url = f"http://127.0.0.1:{refusing_port()}"
     with proxied(url, server, on_failure=answer) as port, asking(port, b"/chat") as client:
         found = read_answer(client)
     assert (found.status, found.body, found.values(b"retry-after")) == (503, b"come back later", [b"9"])
@@ -359,7 +359,7 @@ def test_h8_schemes_of_the_helper(scheme: str) -> None:
 @pytest.mark.parametrize("module", [httpx, httpx2], ids=["httpx", "httpx2"])
 def test_h8_a_client_of_ones_own_is_refused_or_used(module: Any) -> None:
     """A client whose transport does not let anybody at its connections cannot carry a WebSocket, or it does."""
-    own = module.AsyncClient(trust_env=False)
+    own = module.AsyncClient(trust_env=False, limits=module.Limits(max_keepalive_connections=0))
     with handed() as upstream:
 
         async def route(websocket: WebSocket) -> None:

@@ -43,11 +43,11 @@ from tests.support.proxies import DOORS, EVERY_SERVER, UVICORN, proxied, serving
 from tests.support.proxy_watch import ProxyWatch, held_at
 from tests.support.raw_client import headers_of, raw_client
 from tests.support.recording import RecordingUpstream
-from tests.support.stages import BEGUN, STAGES, HangingUpstream
+from tests.support.stages import AT_ONCE, BEGUN, STAGES, HangingUpstream
 from tests.support.trio_server import serving_trio
 from tests.support.uploads import LAST_CHUNK, announcing, chunk
 from tests.support.upstream import LIMIT, Connection, answering, ok, scripted
-from tests.support.watched import SOON, Watched
+from tests.support.watched import Watched
 
 every_server = pytest.mark.parametrize("server", EVERY_SERVER)
 uvicorn = pytest.mark.parametrize("server", UVICORN)
@@ -1073,12 +1073,12 @@ def test_under_hypercorns_trio_worker() -> None:
 @pytest.mark.parametrize("stage", STAGES)
 def test_under_hypercorns_trio_worker_a_client_leaves(stage: str) -> None:
     """There, too, a client that leaves frees the upstream, at every stage."""
-    script = HangingUpstream(STAGES[stage])
-    with scripted(script) as upstream, serving_trio(ReverseProxy(upstream.url, settings=settings_of())) as port:
+    script, settings = HangingUpstream(STAGES[stage]), settings_of(timeout=TimeoutSettings(default=None))
+    with scripted(script) as upstream, serving_trio(ReverseProxy(upstream.url, settings=settings)) as port:
         with raw_client(port) as client:
             client.send(get())
             assert script.hanging.wait(LIMIT)
             if stage in BEGUN:
                 assert client.read_head().startswith(b"HTTP/1.1 200")
-        assert script.closed.wait(SOON)
+        assert script.closed.wait(AT_ONCE)
         assert ask(port, get()).body == b"next"

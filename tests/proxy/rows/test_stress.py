@@ -2,7 +2,6 @@
 
 import asyncio
 import random
-import time
 from collections import Counter
 from collections.abc import Iterator
 
@@ -10,9 +9,9 @@ import pytest
 
 from fastapi_httpx_pool import ClientSettings, LimitSettings, TimeoutSettings, UpstreamAborted
 from tests.support.answers import ask, get
-from tests.support.chaos import FAULTS, Chaos
+from tests.support.chaos import FAULTS, Chaos, waiting_for
 from tests.support.proxies import EVERY_SERVER, proxied, settings_of
-from tests.support.proxy_watch import Held, ProxyWatch, held_at
+from tests.support.proxy_watch import ProxyWatch, at_rest, held_at
 from tests.support.raw_client import headers_of
 from tests.support.uploads import LAST_CHUNK, announcing, piece
 from tests.support.upstream import LIMIT
@@ -135,16 +134,6 @@ async def all_at_once(port: int, count: int) -> list[bytes]:
     return await asyncio.gather(*(one() for _ in range(count)))
 
 
-def at_rest(port: int, upstream: Chaos, before: Held) -> Held:
-    """Wait until servers at both ends have noticed the last that left, and say what is held then."""
-    until = time.monotonic() + 5
-    while True:
-        held = held_at(port)
-        is_quiet = (held.active, held.queued, held.tasks) == (0, 0, before.tasks) and upstream.open == held.idle
-        if is_quiet or time.monotonic() > until:
-            return held
-
-
 def settings() -> ClientSettings:
     """Return settings with few connections, of which all are kept for a while, and with short limits."""
     return settings_of(
@@ -159,7 +148,14 @@ def test_stress(server: str) -> None:
     watch = ProxyWatch()
     with (
         Chaos(11) as upstream,
-        proxied(upstream.url, server, settings=settings(), around=watch.around, max_request_body=LARGEST) as port,
+        proxied(
+            upstream.url,
+            server,
+            settings=settings(),
+            around=watch.around,
+            max_request_body=LARGEST,
+            on_request=waiting_for(upstream),
+        ) as port,
     ):
         before = held_at(port)
         outcomes = asyncio.run(browse(port))
@@ -169,10 +165,7 @@ def test_stress(server: str) -> None:
         assert set(upstream.done) >= {fault.__name__ for fault in FAULTS}
         assert {type(failure) for failure in watch.failures} <= {UpstreamAborted}
 
-        held = at_rest(port, upstream, before)
-        assert (held.active, held.queued, held.tasks) == (0, 0, before.tasks)
-        assert held.opened == held.idle + held.closed
-        assert upstream.open == held.idle <= SLOTS
+        assert at_rest(port, upstream, before).idle <= SLOTS
 
         upstream.behaves = True
         assert asyncio.run(all_at_once(port, 2 * SLOTS)) == [b"/last"] * (2 * SLOTS)
