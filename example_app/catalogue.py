@@ -8,9 +8,9 @@ from typing import Any
 
 from .failures import answer_for_upstream
 from .lifespan import make_lifespan
-from .mounts import mount_site
+from .mounts import mount_site, tell_full_house
 from .routes import failing, fan_out, reading, streaming, websocket
-from .settings import SharedClientSettings
+from .settings import SharedClientSettings, SiteClientSettings
 
 __all__ = ("RECIPES", "Link", "Recipe", "Step")
 
@@ -95,7 +95,7 @@ RECIPES = (
     Recipe(STREAMING, (streaming.upload,), (Step("/upload", "POST", upload=1_000_000),)),
     Recipe(
         MOUNTED,
-        (mount_site,),
+        (mount_site, tell_full_house, SiteClientSettings),
         (
             Step("/site/page"),
             Step("/site/json"),

@@ -13,7 +13,7 @@ __all__ = ("make_lifespan",)
 
 
 def make_lifespan(settings: ExampleSettings) -> ClientLifespan:
-    """Return a lifespan that opens both clients and then enters the application's own."""
+    """Return a lifespan that opens all clients and then enters the application's own."""
 
     @asynccontextmanager
     async def own(app: FastAPI) -> AsyncIterator[dict[str, ExampleSettings]]:
@@ -21,6 +21,6 @@ def make_lifespan(settings: ExampleSettings) -> ClientLifespan:
 
     return create_lifespan(
         settings.shared_client(),
-        clients={"slow": settings.slow_client()},
+        clients={"slow": settings.slow_client(), "site": settings.site_client()},
         lifespan=own,
     )

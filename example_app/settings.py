@@ -1,8 +1,9 @@
 """
 Settings of the example, from the environment and from ``.env``.
 
-Three prefixes: ``EXAMPLE_`` for the application, ``EXAMPLE_CLIENT_`` for its shared client and
-``EXAMPLE_SLOW_CLIENT_`` for the named one, for example ``EXAMPLE_CLIENT_TIMEOUT__READ=30``.
+Four prefixes: ``EXAMPLE_`` for the application, ``EXAMPLE_CLIENT_`` for its shared client,
+``EXAMPLE_SLOW_CLIENT_`` and ``EXAMPLE_SITE_CLIENT_`` for the named ones, for example
+``EXAMPLE_CLIENT_TIMEOUT__READ=30``.
 """
 
 from typing import Annotated, Any
@@ -12,7 +13,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from fastapi_httpx_pool import ClientSettings, LimitSettings, TimeoutSettings
 
-__all__ = ("ExampleSettings", "SharedClientSettings", "SlowClientSettings")
+__all__ = ("ExampleSettings", "SharedClientSettings", "SiteClientSettings", "SlowClientSettings")
 
 HOST = "127.0.0.1"
 
@@ -45,6 +46,25 @@ class SlowClientSettings(ClientSettings):
 
     limits: LimitSettings = LimitSettings(max_connections=2, max_keepalive_connections=1)
     timeout: TimeoutSettings = TimeoutSettings(default=5.0, read=60.0)
+
+
+class SiteClientSettings(ClientSettings):
+    """
+    The client named "site", of the mounted site alone.
+
+    Each open WebSocket keeps a connection, so there is room for many, and the other routes have their own.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix="EXAMPLE_SITE_CLIENT_",
+        nested_model_default_partial_update=True,
+    )
+
+    limits: LimitSettings = LimitSettings(
+        max_connections=100,
+        max_keepalive_connections=10,
+    )
+    timeout: TimeoutSettings = TimeoutSettings(default=5.0, read=15.0, pool=2.0)
 
 
 class ExampleSettings(BaseSettings):
@@ -90,6 +110,10 @@ class ExampleSettings(BaseSettings):
     def slow_client(self) -> SlowClientSettings:
         """Return the settings of the client named "slow", with the same base."""
         return SlowClientSettings(**self._base())
+
+    def site_client(self) -> SiteClientSettings:
+        """Return the settings of the client named "site", with the same base."""
+        return SiteClientSettings(**self._base())
 
     def _base(self) -> dict[str, Any]:
         # A forward proxy from the environment could not reach an upstream on this machine.

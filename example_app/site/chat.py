@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Query, WebSocket, WebSocketDisconnect, WebSocketException
+from fastapi import APIRouter, Depends, Query, Response, WebSocket, WebSocketDisconnect, WebSocketException
 from starlette.requests import HTTPConnection
 
 __all__ = ("Rooms", "router")
@@ -114,6 +114,12 @@ async def chat(websocket: WebSocket, rooms: RoomsDep, name: Name = "Guest", room
     await websocket.accept()
     with rooms.entered(room) as entered:
         await _take_part(websocket, entered, name)
+
+
+@router.get("/chat/room")
+async def reason(name: Name = "Guest", room: Name = "lobby") -> Response:
+    """Say whether the WebSocket of the same URL is refused, and why; of its refusal a page is told nothing."""
+    return Response(status_code=204)
 
 
 async def _take_part(websocket: WebSocket, room: Room, name: str) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from example_app.app import create_app
 from example_app.settings import ExampleSettings
-from example_app.tests.support import bare
+from example_app.tests.support import PLACES, bare
 from example_app.upstream import create_upstream
 from tests.support.server import Running, serving
 
@@ -48,5 +48,15 @@ def settings(upstream: Running, down: str) -> ExampleSettings:
 @pytest.fixture(scope="session")
 def example(settings: ExampleSettings) -> Iterator[Running]:
     """Serve the application."""
+    with serving(create_app(settings)) as running:
+        yield running
+
+
+@pytest.fixture
+def small(settings: ExampleSettings, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]:
+    """Serve the application with few connections for its site, and little patience for more."""
+    for name in ("MAX_CONNECTIONS", "MAX_KEEPALIVE_CONNECTIONS"):
+        monkeypatch.setenv(f"EXAMPLE_SITE_CLIENT_LIMITS__{name}", str(PLACES))
+    monkeypatch.setenv("EXAMPLE_SITE_CLIENT_TIMEOUT__POOL", "0.5")
     with serving(create_app(settings)) as running:
         yield running

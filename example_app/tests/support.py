@@ -8,6 +8,9 @@ from example_app.app import create_app
 from example_app.settings import ExampleSettings
 from tests.support.server import Running, serving
 
+PLACES = 2
+"""Connections that the site has in the application with a small one."""
+
 
 def bare() -> dict[str, Any]:
     """Return the arguments that keep settings from reading a ``.env``."""

@@ -2,12 +2,15 @@
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from websockets.sync.client import connect
 
 from example_app.tests.devtools import Browser, Exchange, Page, find_chromium, running_browser
+from example_app.tests.support import PLACES
 from tests.support.server import Running
 
 CHROMIUM = find_chromium()
@@ -19,6 +22,7 @@ pytestmark = [
 
 FINISHED = "['ok', 'error'].includes(document.getElementById('summary').dataset.state)"
 CONNECTED = "document.getElementById('state').dataset.state === 'ok'"
+GIVEN_UP = "!document.getElementById('again').hidden"
 CHECKS = 18
 
 
@@ -164,6 +168,39 @@ def test_two_windows_chat_through_the_proxy(
     assert heard(ada, "Grace left.")
     assert text_of(ada, "#state") == "connected, alone"
     assert (ada.complaints, grace.complaints) == ([], [])
+
+
+def test_long_name_is_cut(window: Callable[..., Page], places: dict[str, str]) -> None:
+    """A name that is too long for the server is cut, also where the server adds a number to it."""
+    pages = [window() for _ in range(2)]
+    for page in pages:
+        page.open(f"{places['through the proxy']}chat?room=long&name={'x' * 50}")
+        assert page.wait_for_page("xxx")
+        assert page.wait_for(CONNECTED), page.complaints
+    assert [text_of(page, "#me") for page in pages] == ["x" * 40, "x" * 40 + " 2"]
+
+
+def test_refusal_is_told_and_left_at_that(window: Callable[..., Page], small: Running, tmp_path: Path) -> None:
+    """Who is refused is told why, and not tried again behind their back; a click is another try."""
+    page = window()
+    page.open(f"{small.url}/site/chat?room=full")
+    assert page.wait_for_page("full")
+    assert page.wait_for(CONNECTED), page.complaints
+    page.evaluate("history.pushState(null, '', '/nowhere/'); dispatchEvent(new Event('pagehide'))")
+    assert page.wait_for(GIVEN_UP)
+    assert text_of(page, "#state") == "not connected: the server refuses (404)"
+    page.evaluate("history.pushState(null, '', '/site/chat?room=full')")
+    with ExitStack() as stack:
+        address = f"{small.url.replace('http', 'ws')}/site/chat/room?room=full"
+        first, *_ = [stack.enter_context(connect(address, proxy=None)) for _ in range(PLACES)]
+        page.evaluate("document.getElementById('again').click()")
+        assert page.wait_for(GIVEN_UP)
+        assert text_of(page, "#state") == "not connected: all places are taken"
+        page.screenshot(tmp_path / "full.png", width=760)
+        first.close()
+        page.evaluate("document.getElementById('again').click()")
+        assert page.wait_for(CONNECTED), page.complaints
+    assert page.evaluate("document.getElementById('again').hidden")
 
 
 def heard(page: Page, text: str) -> bool:

@@ -26,6 +26,7 @@ def test_environment_changes_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EXAMPLE_CLIENT_TIMEOUT__READ", "30")
     monkeypatch.setenv("EXAMPLE_CLIENT_LIMITS__MAX_CONNECTIONS", "20")
     monkeypatch.setenv("EXAMPLE_SLOW_CLIENT_DRAIN", "1")
+    monkeypatch.setenv("EXAMPLE_SITE_CLIENT_LIMITS__MAX_CONNECTIONS", "30")
     settings = ExampleSettings(**bare())
     assert settings.port == 8080
     assert settings.sites == ("/a", "https://example.org/")
@@ -34,6 +35,8 @@ def test_environment_changes_them(monkeypatch: pytest.MonkeyPatch) -> None:
     assert settings.shared_client().limits.max_connections == 20
     assert settings.shared_client().limits.max_keepalive_connections == 5
     assert settings.slow_client().drain == 1
+    assert settings.site_client().limits.max_connections == 30
+    assert settings.site_client().timeout.pool == 2
 
 
 def test_real_site_takes_the_place_of_the_embedded_one(monkeypatch: pytest.MonkeyPatch) -> None:

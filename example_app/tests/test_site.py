@@ -15,6 +15,7 @@ from websockets.typing import Subprotocol
 
 from example_app.site import chat
 from example_app.site.files import SIZE, content
+from tests.support.patience import with_patience
 from tests.support.server import Running
 
 LIMIT = 10.0
@@ -107,11 +108,12 @@ def test_nobody_signs_in_without_a_name(site: str) -> None:
         assert str(visitor.get("members").url) == f"{site}login"
 
 
-def test_who_leaves_a_hanging_answer_is_noticed(site: str) -> None:
+@with_patience(0.2)
+def test_who_leaves_a_hanging_answer_is_noticed(site: str, limit: float) -> None:
     """The upstream hears it when nobody waits any more."""
-    key = f"hang at {site}"
+    key = f"hang at {site} for {limit}"
     with pytest.raises(httpx.ReadTimeout):
-        httpx.get(f"{site}hang", params={"key": key}, timeout=httpx.Timeout(LIMIT, read=0.2))
+        httpx.get(f"{site}hang", params={"key": key}, timeout=httpx.Timeout(LIMIT, read=limit))
     for what in ("waits", "left"):
         assert httpx.get(f"{site}seen", params={"key": f"{key} {what}"}, timeout=15).json() == {"seen": "yes"}
 
@@ -176,6 +178,19 @@ def test_chat_is_text(site: str) -> None:
             heard_to_the_end(socket)
     assert closed.value.rcvd is not None
     assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (1003, "only text here")
+
+
+@pytest.mark.parametrize(("name", "status"), [("Ada", 204), ("x" * 40, 204), ("x" * 41, 422), ("", 422)])
+def test_refusal_of_a_chat_has_a_reason(site: str, name: str, status: int) -> None:
+    """A request to the chat's URL is answered for pages, which are not told why a WebSocket was refused."""
+    path = f"chat/room?room=five&name={name}"
+    assert httpx.get(site + path).status_code == status
+    if status == 204:
+        with socket_at(site, path) as socket:
+            assert heard(socket)["name"] == name
+    else:
+        with pytest.raises(InvalidStatus), socket_at(site, path):
+            pass
 
 
 def test_who_is_too_slow_is_let_go() -> None:
