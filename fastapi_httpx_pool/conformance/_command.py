@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TextIO
 
+from ._kit import Place
 from ._preflight import WrongUse, place_of
 from ._report import WIDTH, Report, as_json, as_list, summary
 from ._rows import Row, select
-from ._run import passed, run
+from ._run import Result, passed, run, unasked
 
 __all__ = ("main",)
 
@@ -31,7 +32,8 @@ _CODES = """\
 exit codes:
   0  all rows are met that count (OPTION does not)
   1  some are not
-  2  wrong use: no such proxy, or it does not lead to the upstream
+  2  wrong use: no such proxy, or it does not lead to the upstream; or no such file for the results
+  130  stopped by Ctrl-C; what was asked until then is told
 """
 
 
@@ -60,13 +62,43 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace, rows: list[Row]) -> int:
     place = place_of(options.url, options.upstream, options.base, options.timeout)
-    report = Report(verbose=options.verbose)
+    if options.json is not None:
+        _write(options.json, "a", "")  # before minutes are spent on what could not be kept then
     _say(f"Asking {place.url}, which leads to {place.upstream_url}.")
-    results = asyncio.run(run(place, rows, lambda result: _say(*report.lines(result))))
+    results, stopped = _ask(place, rows, Report(verbose=options.verbose))
     _say(*summary(results))
     if options.json is not None:
-        options.json.write_text(as_json(place, results) + "\n", encoding="utf-8")
+        _write(options.json, "w", as_json(place, results) + "\n")
+    if stopped:
+        return _STOPPED
     return 0 if passed(results) else _FAILED
+
+
+def _ask(place: Place, rows: list[Row], report: Report) -> tuple[list[Result], bool]:
+    """Ask the rows and tell of each; return what came of all of them, and whether somebody stopped it."""
+    results: list[Result] = []
+
+    def told(result: Result) -> None:
+        results.append(result)
+        _say(*report.lines(result))
+
+    try:
+        asyncio.run(run(place, rows, told))
+    except KeyboardInterrupt:
+        _say("stopped", to=sys.stderr)
+        return [*results, *(unasked(row, "the run was stopped") for row in rows[len(results) :])], True
+    return results, False
+
+
+def _write(path: Path, mode: str, text: str) -> None:
+    try:
+        with path.open(mode, encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        raise WrongUse(
+            f"The results cannot be written to {path}: {error.strerror}. Give --json a file in a folder that is "
+            "there, and where you may write."
+        ) from None
 
 
 def _say(*lines: str, to: TextIO | None = None) -> None:

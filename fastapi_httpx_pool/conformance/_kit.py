@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from ._messages import Client, Message, Request, Response, UpstreamConnection
 from ._upstream import Script, Upstream, answering, chunk, chunked, ok
-from ._wire import NotApplicable, NotMet, TookTooLong, Wire, authority, expect, shown
+from ._wire import NotApplicable, NotMet, TookTooLong, TooMuch, Wire, authority, expect, shown
 
 __all__ = (
     "Client",
@@ -29,6 +29,7 @@ __all__ = (
     "Response",
     "Script",
     "Seen",
+    "TooMuch",
     "TookTooLong",
     "Upstream",
     "UpstreamConnection",
@@ -106,7 +107,15 @@ class Lab:
     upstream_authority: bytes
     """The upstream's host and port."""
 
-    def __init__(self, place: Place, upstream: Upstream) -> None:
+    def __init__(self, place: Place, upstream: Upstream, most: int | None = None) -> None:
+        """
+        Begin.
+
+        Args:
+            place: Where everything is.
+            upstream: The one behind the proxy.
+            most: How many bytes a client of this may be sent; None for as many as there are.
+        """
         self.upstream = upstream
         self.timeout = place.timeout
         self.patience = 2 * place.timeout
@@ -115,6 +124,7 @@ class Lab:
         self.authority = authority(place.host, place.port).encode("ascii")
         self.upstream_authority = authority(place.upstream_host, place.upstream_port).encode("ascii")
         self._place = place
+        self._most = most
         self._clients: list[Client] = []
         self._decoys: list[Upstream] = []
 
@@ -138,7 +148,7 @@ class Lab:
                 streams = await asyncio.open_connection(self._place.host, self._place.port)
         except OSError as error:
             raise NotMet(f"the proxy takes no connections: {error or 'no answer'}") from None
-        client = Client(*streams, self.timeout)
+        client = Client(*streams, self.timeout, self._most)
         self._clients.append(client)
         return client
 

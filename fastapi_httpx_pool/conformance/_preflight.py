@@ -1,17 +1,19 @@
 """Before any row: is there a proxy, and does it lead to our upstream? Says what to do if not."""
 
 import asyncio
-import contextlib
 import secrets
 from http import HTTPStatus
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
-from ._kit import Lab, NotMet, Place, Request, Response, Upstream, authority, shown
+from ._kit import Lab, NotMet, Place, Request, Response, TooMuch, Upstream, authority, shown
 
 __all__ = ("WrongUse", "alive", "listen", "place_of", "preflight")
 
 _PAUSE = 0.05
 """Seconds between attempts to connect to a proxy that may be starting."""
+
+_MOST = 1 << 20
+"""Bytes that the answer to a request for a page may have; our upstream's has two, and an error page may be long."""
 
 
 class WrongUse(Exception):
@@ -25,27 +27,55 @@ def place_of(url: str, upstream: str = "127.0.0.1:9100", base: str = "/base", ti
     Raises:
         WrongUse: They say none.
     """
-    parts, address = urlsplit(url), urlsplit(f"//{upstream}")
-    port, upstream_port = _port(parts.netloc), _port(address.netloc)
-    if parts.scheme != "http" or not parts.hostname or port is None or not parts.path.isascii():
-        raise WrongUse(
-            f"{url} is no URL to ask: it has to begin with http:// and a host. Rows are asked without TLS; let the "
-            "proxy listen without it on another port. Its path is the prefix that leads to the upstream."
-        )
-    if not address.hostname or not upstream_port:
+    parts, address = _split(url), _split(f"//{upstream}")
+    port, upstream_port = _port(parts, 80), _port(address, 0)
+    wrong = _wrong_with(url, parts, port)
+    if wrong:
+        raise WrongUse(f"{url} is no URL to ask: {wrong}")
+    # What else there may be in it would be ignored.
+    if address.netloc != upstream or "@" in upstream or not address.hostname or not upstream_port:
         raise WrongUse(f"{upstream} is no address for the upstream: give host and port, such as 127.0.0.1:9100.")
-    if not base.isascii() or (base and not base.startswith("/")):
+    if not _is_plain(base) or set("?#") & set(base) or (base and not base.startswith("/")):
         raise WrongUse(f"{base} is no base: give a path, such as /base, or / for the upstream's root.")
     prefix, base = parts.path.rstrip("/"), base.rstrip("/")
-    return Place(parts.hostname, port or 80, prefix, address.hostname, upstream_port, base, timeout)
+    return Place(parts.hostname or "", port, prefix, address.hostname, upstream_port, base, timeout)
 
 
-def _port(netloc: str) -> int | None:
-    """Return the port in host and port: 0 if there is none, None if it cannot be one."""
+def _wrong_with(url: str, parts: SplitResult, port: int) -> str:
+    """Return what is wrong with a proxy's URL, and what to do; empty if nothing is."""
+    faults = {
+        "it has to begin with http:// and a host. Rows are asked without TLS; let the proxy listen without it on "
+        "another port. Its path is the prefix that leads to the upstream.": parts.scheme == "http" and parts.hostname,
+        "its port has to be a number from 1 to 65535. Without one it is 80.": port,
+        "it has a user's name before the host, which would not be sent. Let the proxy ask for no login on this path, "
+        "and leave the name out.": "@" not in parts.netloc,
+        "it has a query or a fragment, which would not be sent. Leave that out; rows that are about queries have "
+        "their own.": not set("?#") & set(url),
+        "it has a space in it, or a character that is not ASCII. Write that as an escape, such as %20; and a host as "
+        "it is in DNS.": _is_plain(url),
+    }
+    return next((text for text, right in faults.items() if not right), "")
+
+
+def _is_plain(text: str) -> bool:
+    """Return whether a text can be sent as it is."""
+    return text.isascii() and text.isprintable() and " " not in text
+
+
+def _split(url: str) -> SplitResult:
+    """Take a URL apart; if that cannot be, there is nothing in it."""
     try:
-        return urlsplit(f"//{netloc}").port or 0
+        return urlsplit(url)
     except ValueError:
-        return None
+        return urlsplit("")
+
+
+def _port(parts: SplitResult, default: int) -> int:
+    """Return the port of a URL; 0 if it says one that is none."""
+    try:
+        return default if parts.port is None else parts.port
+    except ValueError:
+        return 0
 
 
 async def listen(upstream: Upstream, place: Place) -> None:
@@ -87,16 +117,29 @@ async def alive(place: Place, upstream: Upstream) -> bool:
     Whether the proxy still takes connections after a row.
 
     It is asked for one page as well, so that it has noticed all that the row has left behind before the next one
-    begins; how it answers is not looked at.
+    begins; how it answers is not looked at, and no longer than for a page.
     """
     if not await connects(place):
         return False
     await upstream.begin_row()
-    lab = Lab(place, upstream)
-    with contextlib.suppress(NotMet):
-        await lab.exchange()
+    lab = Lab(place, upstream, _MOST)
+    await _page(lab, b"/x")
     await lab.end_row()
     return True
+
+
+async def _page(lab: Lab, path: bytes) -> tuple[str, Response | None]:
+    """Ask for one page; return what the proxy did, in words, and its answer if that came to an end."""
+    try:
+        async with asyncio.timeout(lab.patience):
+            response = (await lab.exchange(target=path)).response
+    except TooMuch:
+        return f"sends an answer that is longer than {_MOST >> 20} MiB", None
+    except TimeoutError:
+        return f"sends an answer that does not end within {lab.patience:g} s", None
+    except NotMet:
+        return "did not answer", None
+    return (f"answered {response}" if response.head else "closed the connection without an answer"), response
 
 
 async def preflight(place: Place, upstream: Upstream) -> None:
@@ -112,20 +155,21 @@ async def preflight(place: Place, upstream: Upstream) -> None:
             f"leads to {place.upstream_url}. If it runs, its port may be another, or it may listen on another "
             "address only, such as ::1."
         )
-    lab, path = Lab(place, upstream), b"/conformance-" + secrets.token_hex(4).encode("ascii")
+    lab, path = Lab(place, upstream, _MOST), b"/conformance-" + secrets.token_hex(4).encode("ascii")
     try:
-        seen = await lab.exchange(target=path)
-        response, requests = seen.response, seen.requests
-    except NotMet:
-        response, requests = None, list(upstream.requests)
+        got, response = await _page(lab, path)
     finally:
         await lab.end_row()
-    _judge(place, lab.based(path), path, response, requests)
+    ours = [request for request in upstream.requests if path in request.target]
+    _check_leads(place, got, path, lab.based(path), ours)
+    if response is None or response.status != HTTPStatus.OK:  # which the upstream answered
+        raise WrongUse(
+            f"{place.url} asked the upstream, which answered 200, but {got}. Look at what the proxy logs: it may "
+            "check answers, or wait for something. If it is slow only, give it more time with --timeout."
+        )
 
 
-def _judge(place: Place, expected: bytes, path: bytes, response: Response | None, requests: list[Request]) -> None:
-    got = "did not answer" if response is None else f"answered {response}"
-    ours = [request for request in requests if path in request.target]
+def _check_leads(place: Place, got: str, path: bytes, expected: bytes, ours: list[Request]) -> None:
     if not ours:
         raise WrongUse(
             f"{place.url} {got}, and nothing arrived at the upstream. Configure the proxy so that this path leads to "
@@ -139,9 +183,4 @@ def _judge(place: Place, expected: bytes, path: bytes, response: Response | None
             f"{place.url} leads to the upstream, but to {shown(ours[0].target)} in the place of {shown(expected)}. "
             f"Configure the proxy's upstream as {place.upstream_url}, or say --base '{base}'. If the proxy keeps the "
             "prefix, a rule that takes it away may be missing."
-        )
-    if response is None or response.status != HTTPStatus.OK:  # which the upstream answered
-        raise WrongUse(
-            f"{place.url} asked the upstream, which answered 200, but {got}. Look at what the proxy logs: it may "
-            "check answers, or wait for something. If it is slow only, give it more time with --timeout."
         )

@@ -68,16 +68,21 @@ def summary(results: Sequence[Result]) -> list[str]:
     failed = [result for result in results if result.failed]
     options = count[Outcome.NOT_MET] - len(failed)
     asked = count[Outcome.MET] + count[Outcome.NOT_MET]
-    told = [f"{asked} rows asked: {count[Outcome.MET]} ok, {len(failed)} failed, {options} options not taken."]
-    told += _if(count[Outcome.NOT_APPLICABLE], "do not apply to this proxy.")
-    told += _if(count[Outcome.INVISIBLE], "cannot be seen from outside (--verbose says why).")
-    told += _if(count[Outcome.NOT_ASKED], "were not asked any more.")
+    sums = f"{count[Outcome.MET]} ok, {len(failed)} failed, {_number(options, 'option', 'options')} not taken"
+    told = [f"{_number(asked, 'row', 'rows')} asked: {sums}."]
+    told += _if(count[Outcome.NOT_APPLICABLE], "does", "do", "not apply to this proxy.")
+    told += _if(count[Outcome.INVISIBLE], "cannot", "cannot", "be seen from outside (--verbose says why).")
+    told += _if(count[Outcome.NOT_ASKED], "was", "were", "not asked any more.")
     names = ", ".join(f"{result.row.id} ({result.row.level.value})" for result in failed)
     return ["", *textwrap.wrap(" ".join(told), WIDTH), *textwrap.wrap(names and f"Failed: {names}", WIDTH)]
 
 
-def _if(count: int, text: str) -> list[str]:
-    return [f"{count} {text}"] if count else []
+def _if(count: int, one: str, many: str, text: str) -> list[str]:
+    return [f"{_number(count, one, many)} {text}"] if count else []
+
+
+def _number(count: int, one: str, many: str) -> str:
+    return f"{count} {one if count == 1 else many}"
 
 
 def as_list(rows: Iterable[Row]) -> list[str]:

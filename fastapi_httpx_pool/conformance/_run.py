@@ -16,7 +16,7 @@ from ._kit import Lab, NotApplicable, NotMet, Place, Upstream
 from ._preflight import alive, listen, preflight
 from ._rows import Ask, Level, Row
 
-__all__ = ("Outcome", "Result", "Revive", "Told", "passed", "run")
+__all__ = ("Outcome", "Result", "Revive", "Told", "passed", "run", "unasked")
 
 _WAITS = 30
 """How many times its limit a row may take in all."""
@@ -32,7 +32,7 @@ class Outcome(enum.Enum):
     INVISIBLE = "invisible"
     """Nobody can see it from outside."""
     NOT_ASKED = "not asked"
-    """The proxy was gone."""
+    """The proxy was gone, or the run was stopped."""
 
 
 @dataclass(frozen=True)
@@ -79,10 +79,8 @@ async def run(
         await preflight(place, upstream)
         gone = ""
         for row in rows:
-            if row.ask is None:
-                result = Result(row, Outcome.INVISIBLE, row.why)
-            elif gone:
-                result = Result(row, Outcome.NOT_ASKED, f"the proxy takes no connections since {gone}")
+            if row.ask is None or gone:
+                result = unasked(row, f"the proxy takes no connections since {gone}")
             else:
                 result = await _result(row, row.ask, place, upstream)
                 if not await alive(place, upstream):
@@ -98,10 +96,26 @@ async def run(
     return results
 
 
+def unasked(row: Row, why: str) -> Result:
+    """Return the result of a row that was not asked; of one that nobody can ask, this is not the reason."""
+    return Result(row, Outcome.INVISIBLE, row.why) if row.ask is None else Result(row, Outcome.NOT_ASKED, why)
+
+
 def _deadly(result: Result) -> Result:
     """Return the result of a row that ended the proxy, whatever it was before."""
     text = "; ".join(filter(None, (result.text, "the proxy takes no connections any more")))
     return replace(result, outcome=Outcome.NOT_MET, text=text)
+
+
+async def _ask(ask: Ask, lab: Lab, limit: float) -> None:
+    """Ask one row; what went wrong behind the proxy is nearer to the cause than what the row itself raises."""
+    try:
+        async with asyncio.timeout(limit):
+            await ask(lab)
+    except Exception:  # but not when the run is stopped: that must not become a result
+        lab.upstream.raise_errors()
+        raise
+    lab.upstream.raise_errors()
 
 
 async def _result(row: Row, ask: Ask, place: Place, upstream: Upstream) -> Result:
@@ -111,11 +125,7 @@ async def _result(row: Row, ask: Ask, place: Place, upstream: Upstream) -> Resul
     begun = time.monotonic()
     outcome, text = Outcome.NOT_MET, ""
     try:
-        async with asyncio.timeout(_WAITS * place.timeout):
-            try:
-                await ask(lab)
-            finally:
-                upstream.raise_errors()  # what went wrong behind the proxy is nearer to the cause
+        await _ask(ask, lab, _WAITS * place.timeout)
         outcome = Outcome.MET
     except NotApplicable as reason:
         outcome, text = Outcome.NOT_APPLICABLE, str(reason)

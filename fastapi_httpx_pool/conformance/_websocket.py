@@ -7,6 +7,7 @@ to, be it wise or not, and takes nothing that the RFC forbids: whatever does arr
 
 import asyncio
 import base64
+import binascii
 import contextlib
 import hashlib
 import struct
@@ -29,15 +30,20 @@ __all__ = (
     "accept_of",
     "agreeing",
     "agreement",
+    "check_handshake",
     "closing",
     "handshake",
+    "is_accepted",
     "opened",
+    "refusing",
 )
 
 CONTINUATION, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
 
 _NAMES = {TEXT: "a text", BINARY: "a binary message", CLOSE: "a close frame"}
 _KEY = base64.b64encode(b"sixteen bytes, a")
+_KEY_SIZE = 16
+"""RFC 6455, section 4.1."""
 _GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
 _MASK = b"\x0f\xf0\x55\xaa"
 _SHORT, _IN_TWO_BYTES, _IN_EIGHT_BYTES = 125, 126, 127
@@ -241,10 +247,49 @@ def agreement(accept: bytes, *lines: bytes) -> bytes:
     return b"\r\n".join((*head, b"Sec-WebSocket-Accept: " + accept, *lines, b"", b""))
 
 
-def agreeing(lines: Iterable[bytes], found: "asyncio.Queue[UpstreamConnection]", over: asyncio.Event) -> Script:
-    """Return a script that agrees to a handshake, tells over which connection, and keeps that until it is over."""
+def check_handshake(request: Request) -> None:
+    """
+    Look at what the upstream was sent as an upstream does that speaks WebSocket.
+
+    Raises:
+        NotMet: It is no handshake.
+    """
+    expect(request.method == b"GET", f"the upstream was asked with {request.method.decode('latin-1')}")
+    asked, lines = request.tokens(b"upgrade") == [b"websocket"], request.values(b"upgrade")
+    got = "Upgrade: " + shown(b", ".join(lines)) if lines else "no Upgrade"
+    expect(asked, f"the upstream was not asked for a WebSocket: it got {got}")
+    expect(b"upgrade" in request.tokens(b"connection"), "the upstream's Upgrade was not named in Connection")
+    expect(request.values(b"sec-websocket-version") == [b"13"], "the upstream was not asked for version 13")
+    keys = request.values(b"sec-websocket-key")
+    expect(len(keys) == 1 and _is_key(keys[0]), "the upstream got no key of 16 bytes, or more than one")
+
+
+def _is_key(value: bytes) -> bool:
+    try:
+        return len(base64.b64decode(value, validate=True)) == _KEY_SIZE
+    except binascii.Error:
+        return False
+
+
+def refusing(response: bytes) -> Script:
+    """Return a script that answers a handshake with these bytes; what is no handshake is the row's failure."""
 
     async def script(connection: UpstreamConnection) -> None:
+        check_handshake(connection.request)
+        await connection.send(response)
+
+    return script
+
+
+def agreeing(lines: Iterable[bytes], found: "asyncio.Queue[UpstreamConnection]", over: asyncio.Event) -> Script:
+    """
+    Return a script that agrees to a handshake, tells over which connection, and keeps that until it is over.
+
+    What is no handshake is the row's failure: to agree to it would be to speak WebSocket with somebody who does not.
+    """
+
+    async def script(connection: UpstreamConnection) -> None:
+        check_handshake(connection.request)
         key = b"".join(connection.request.values(b"sec-websocket-key"))
         await connection.send(agreement(accept_of(key), *lines))
         found.put_nowait(connection)
@@ -274,9 +319,10 @@ async def opened(lab: Lab, *lines: bytes, answer: Iterable[bytes] = ()) -> Async
     await client.send(handshake(lab, *lines))
     try:
         response = await client.response()
-        expect(_is_switch(response), f"the client's handshake was answered with {response}")
+        expect(_is_switch(response), f"the client's handshake got {response}")
         expect(is_accepted(response), "the client's key was not answered rightly")
         request = await lab.upstream.request(before)
+        check_handshake(request)  # else nobody has agreed, and nobody is found
         upstream = await found.get()
         yield Pair(End(client, client=True), End(upstream, client=False), request, response)
     finally:

@@ -9,7 +9,7 @@ import contextlib
 import socket
 import struct
 
-__all__ = ("NotApplicable", "NotMet", "TookTooLong", "Wire", "authority", "expect", "shown")
+__all__ = ("NotApplicable", "NotMet", "TooMuch", "TookTooLong", "Wire", "authority", "expect", "shown")
 
 _PIECE = 65536
 
@@ -20,6 +20,10 @@ class NotMet(Exception):
 
 class TookTooLong(NotMet):
     """Something did not happen within the limit."""
+
+
+class TooMuch(NotMet):
+    """More came than there can be; the rest is not read."""
 
 
 class NotApplicable(Exception):
@@ -54,8 +58,11 @@ class Wire:
     ended: str
     """How the other side ended it, as far as anybody looked: ``""``, ``"closed"`` or ``"reset"``."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, limit: float) -> None:
+    def __init__(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, limit: float, most: int | None = None
+    ) -> None:
         self.ended = ""
+        self._left = most
         self._reader = reader
         self._writer = writer
         self._limit = limit
@@ -116,9 +123,18 @@ class Wire:
         except OSError:
             self.ended = "reset"
             return False
+        self._count(data)
         self._rest += data
         self.ended = "" if data else "closed"
         return bool(data)
+
+    def _count(self, data: bytes) -> None:
+        """Take bytes off those that may come, if there is a limit."""
+        if self._left is None:
+            return
+        self._left -= len(data)
+        if self._left < 0:
+            raise TooMuch("more came than there can be")
 
     def _take(self, count: int) -> bytes:
         data = bytes(self._rest[:count])

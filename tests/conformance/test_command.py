@@ -3,17 +3,19 @@
 import asyncio
 import contextlib
 import json
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from fastapi_httpx_pool.conformance import Level, Outcome, Result, Row, WrongUse, _report, place_of
+from fastapi_httpx_pool.conformance import Level, Outcome, Result, Row, WrongUse, _command, _report, place_of
 from fastapi_httpx_pool.conformance._command import main
+from fastapi_httpx_pool.conformance._kit import Lab
 from tests.support.ports import free_port
 from tests.support.proxies import proxied
 from tests.support.upstream import Connection, answering, ok, scripted
@@ -115,9 +117,14 @@ def test_marks_and_sums() -> None:
     ]
     assert _report.summary(results) == [
         "",
-        "2 rows asked: 0 ok, 1 failed, 1 options not taken. 1 do not apply to this proxy. 1 were not asked",
+        "2 rows asked: 0 ok, 1 failed, 1 option not taken. 1 does not apply to this proxy. 1 was not asked",
         "any more.",
         "Failed: A1 (MUST)",
+    ]
+    assert _report.summary([*results[1:], *results[2:]]) == [
+        "",
+        "1 row asked: 0 ok, 0 failed, 1 option not taken. 2 do not apply to this proxy. 2 were not asked any",
+        "more.",
     ]
 
 
@@ -164,12 +171,30 @@ def test_wrong_arguments(arguments: list[str], text: str, capsys: pytest.Capture
     [
         ("https://a/p", {}, "https://a/p is no URL to ask: it has to begin with http:// and a host."),
         ("http:///p", {}, "http:///p is no URL to ask"),
-        ("http://a:x/p", {}, "http://a:x/p is no URL to ask"),
+        ("http://[::1/p", {}, "http://[::1/p is no URL to ask: it has to begin with http:// and a host."),
+        ("http://a:x/p", {}, "http://a:x/p is no URL to ask: its port has to be a number from 1 to 65535."),
+        ("http://a:9999999/p", {}, "http://a:9999999/p is no URL to ask: its port has to be a number"),
+        ("http://a:0/p", {}, "its port has to be a number"),
+        (
+            "http://me:secret@a/p",
+            {},
+            "is no URL to ask: it has a user's name before the host, which would not be sent.",
+        ),
+        ("http://a/p?x=1", {}, "http://a/p?x=1 is no URL to ask: it has a query or a fragment"),
+        ("http://a/p?", {}, "it has a query or a fragment"),
+        ("http://a/p#x", {}, "it has a query or a fragment"),
+        ("http://a/p q", {}, "http://a/p q is no URL to ask: it has a space in it"),
+        ("http://\xe4/p", {}, "a character that is not ASCII"),
         ("http://a/p", {"upstream": "9100"}, "9100 is no address for the upstream: give host and port"),
         ("http://a/p", {"upstream": "a:99999"}, "a:99999 is no address for the upstream"),
         ("http://a/p", {"upstream": ":9100"}, ":9100 is no address for the upstream"),
+        ("http://a/p", {"upstream": "[::1"}, "[::1 is no address for the upstream"),
+        ("http://a/p", {"upstream": "a:9100/base"}, "a:9100/base is no address for the upstream"),
+        ("http://a/p", {"upstream": "me@a:9100"}, "me@a:9100 is no address for the upstream"),
         ("http://a/p", {"base": "base"}, "base is no base: give a path, such as /base"),
-        ("http://a/p\xe9", {}, "is no URL to ask"),
+        ("http://a/p", {"base": "/base?x"}, "/base?x is no base"),
+        ("http://a/p", {"base": "/a b"}, "/a b is no base"),
+        ("http://a/p\xe9", {}, "is no URL to ask: it has a space in it, or a character that is not ASCII"),
     ],
 )
 def test_places_that_are_none(url: str, options: dict[str, Any], text: str) -> None:
@@ -236,6 +261,50 @@ def test_nothing_answers(capsys: pytest.CaptureFixture[str]) -> None:
     assert f"{proxy.url}/p did not answer, and nothing arrived at the upstream." in said
 
 
+def test_it_hangs_up(capsys: pytest.CaptureFixture[str]) -> None:
+    """What listens there closes the connection when it has the request."""
+    with scripted(lambda connection: connection.read_request() and None) as proxy:
+        said = told([proxy.url + "/p", "--upstream", f"127.0.0.1:{free_port()}"], capsys)
+
+    assert f"{proxy.url}/p closed the connection without an answer, and nothing arrived at the upstream." in said
+
+
+@pytest.mark.parametrize("head", [b"HTTP/1.1 200 OK\r\n\r\n", b"HTTP/1.1 200 OK\r\nX: "])
+def test_the_answer_is_too_long(head: bytes, capsys: pytest.CaptureFixture[str]) -> None:
+    """No more of it is read than a page can have, be it the body or the head that goes on and on."""
+
+    def flood(connection: Connection) -> None:
+        connection.send(head)
+        with contextlib.suppress(OSError):
+            for _ in range(4000):
+                connection.sock.sendall(b"x" * 65536)
+            raise AssertionError("all of it was read")
+
+    with scripted(flood) as proxy:
+        said = told([proxy.url + "/p", "--upstream", f"127.0.0.1:{free_port()}"], capsys)
+
+    assert f"{proxy.url}/p sends an answer that is longer than 1 MiB, and nothing arrived at the upstream." in said
+
+
+def test_the_answer_takes_too_long(capsys: pytest.CaptureFixture[str]) -> None:
+    """Byte by byte, each of them in time."""
+
+    def drip(connection: Connection) -> None:
+        connection.read_request()
+        connection.send(b"HTTP/1.1 200 OK\r\n\r\n")
+        connection.sock.settimeout(0.1)
+        for _ in range(300):
+            if connection.wait_until_closed():
+                return
+            connection.send(b".")
+        raise AssertionError("it went on")
+
+    with scripted(drip) as proxy:
+        said = told([proxy.url + "/p", "--upstream", f"127.0.0.1:{free_port()}"], capsys)
+
+    assert f"{proxy.url}/p sends an answer that does not end within 1 s, and nothing arrived" in said
+
+
 def test_another_base(capsys: pytest.CaptureFixture[str]) -> None:
     """The upstream is asked, but for another path; the text has the option that would say so."""
     with ours(base="/other") as arguments:
@@ -257,14 +326,86 @@ def test_the_answer_is_another(capsys: pytest.CaptureFixture[str]) -> None:
     assert 'asked the upstream, which answered 200, but answered "HTTP/1.1 403 Forbidden".' in said
 
 
-def test_it_can_be_stopped(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    """By Control-C, without a traceback."""
+def stopping(names: Iterable[str]) -> list[Row]:
+    """Return rows of which the second is interrupted, whatever they are called."""
 
-    def interrupted(coroutine: Any) -> None:
-        with contextlib.closing(coroutine):
-            raise KeyboardInterrupt
+    async def fine(lab: Lab) -> None:
+        await lab.exchange()
 
-    monkeypatch.setattr(asyncio, "run", interrupted)
+    async def interrupted(lab: Lab) -> None:
+        signal.raise_signal(signal.SIGINT)
+        await asyncio.Event().wait()
+
+    asks = {"A1": fine, "A2": interrupted, "A3": None, "A4": fine}
+    return [Row(name, "a row", ask=ask, why="" if ask else "it is inside") for name, ask in asks.items()]
+
+
+def test_it_can_be_stopped(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """By Control-C, without a traceback; what has been asked until then is told, and written."""
+    monkeypatch.setattr(_command, "select", stopping)
+    file = tmp_path / "results.json"
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell may have changed
+    try:
+        with ours() as arguments:
+            assert main([*arguments, "--json", str(file)]) == 130
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+    said = capsys.readouterr()
+    assert said.err == "stopped\n"
+    assert said.out.splitlines()[3:] == [
+        "  ok      A1   a row",
+        "",
+        "1 row asked: 1 ok, 0 failed, 0 options not taken. 1 cannot be seen from outside (--verbose says",
+        "why). 2 were not asked any more.",
+    ]
+    written = json.loads(file.read_text())
+    assert not written["passed"]
+    assert [row["outcome"] for row in written["rows"]] == ["met", "not asked", "invisible", "not asked"]
+    assert written["rows"][1]["text"] == "the run was stopped"
+
+
+def test_it_can_be_stopped_at_any_time(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """Also when there is nothing to tell yet."""
+
+    def interrupted(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_command, "_run", interrupted)
 
     assert main(["http://127.0.0.1:1/p"]) == 130
     assert capsys.readouterr().err == "stopped\n"
+
+
+def test_results_that_cannot_be_written(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """That is said before anything is asked, and not after minutes."""
+    file = tmp_path / "missing" / "results.json"
+    said = told([f"http://127.0.0.1:{free_port()}/p", "--json", str(file)], capsys)
+
+    assert said.startswith("The results cannot be written to ")
+    assert said.endswith(
+        ": No such file or directory. Give --json a file in a folder that is there, and where you may write."
+    )
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no such device here")
+def test_a_disk_that_is_full(capsys: pytest.CaptureFixture[str]) -> None:
+    """What was printed stays; the exit code says that the file is not as it should be."""
+    with ours() as arguments:
+        assert main([*arguments, "--rows", "A1", "--json", "/dev/full"]) == 2
+
+    said = capsys.readouterr()
+    assert "1 row asked: 1 ok, 0 failed" in said.out
+    assert said.err.startswith("The results cannot be written to /dev/full: No space left on device.")
+
+
+def test_results_of_another_day(tmp_path: Path) -> None:
+    """They stay where they are until there are new ones, and then nothing of them does."""
+    file = tmp_path / "results.json"
+    file.write_text("?" * 10000)
+    assert main([f"http://127.0.0.1:{free_port()}/p", "--timeout", "0.1", "--json", str(file)]) == 2
+    assert file.read_text() == "?" * 10000
+
+    with ours() as arguments:
+        assert main([*arguments, "--rows", "A1", "--json", str(file)]) == 0
+    assert json.loads(file.read_text())["passed"]

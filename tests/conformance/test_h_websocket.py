@@ -55,6 +55,23 @@ def response(old: bytes, new: bytes) -> Faults:
     return Faults(response=replacing(old, new))
 
 
+NOT_PASSED_ON = faults.without(b"upgrade", b"connection")
+"""What proxies do that have not been told of WebSockets: they ask for a page."""
+
+
+@pytest.mark.parametrize("hasty", [False, True])
+def test_what_is_no_handshake_is_not_agreed_to(*, hasty: bool) -> None:
+    """A proxy that takes Upgrade away meets no row about WebSockets, even if it tells clients that it went well."""
+    proxy = Faults(request=NOT_PASSED_ON, first=lambda head: AGREEMENT if hasty and IS_WEBSOCKET in head else b"")
+    told = {result.row.id: result.text for result in asked("H", proxy)}
+
+    assert told.pop("H7") == ""
+    if hasty:
+        assert told.pop("H1") == "the client was told 101, while the upstream refused"
+        assert told.pop("H2")  # whichever of the two is seen first
+    assert set(told.values()) == {"the upstream was not asked for a WebSocket: it got no Upgrade"}
+
+
 def unmasked(piece: bytes) -> bytes:
     """Take the mask's bit off the client's frames."""
     return piece[:1] + bytes((piece[1] & 0x7F,)) + piece[2:]
@@ -99,13 +116,13 @@ SEEN = [
         "the client was told 101, while the upstream refused",
     ),
     ("H1", request(b"GET ", b"POST "), "the upstream was asked with POST"),
-    ("H1", request(b"Upgrade: websocket", b"Upgrade: socket"), "was not asked for a WebSocket"),
+    ("H1", request(b"Upgrade: websocket", b"Upgrade: socket"), "was not asked for a WebSocket: it got Upgrade: socket"),
     ("H1", request(b"Connection: Upgrade", b"Connection: close"), "was not named in Connection"),
     ("H1", request(b"Version: 13", b"Version: 8"), "not asked for version 13"),
     ("H1", request(KEY, b"no key"), "got no key of 16 bytes"),
     ("H1", request(KEY, b"AAAA"), "got no key of 16 bytes"),
     ("H1", response(ACCEPT, b"c29tZXRoaW5n"), "the client's key was not answered rightly"),
-    ("H1", response(b" 101 Switching Protocols", b" 500 No\r\nContent-Length: 0"), "answered with"),
+    ("H1", response(b" 101 Switching Protocols", b" 500 No\r\nContent-Length: 0"), "the client's handshake got"),
     ("H1", response(accept_of(b"another key"), ACCEPT), "while the upstream answered another key"),
     ("H1", Faults(up=first_bits(0x81, 0x82)), "a text to the upstream arrived as a binary message"),
     ("H1", Faults(up=unmasked), "the masking of a frame was not right for one from the client"),
@@ -142,7 +159,7 @@ SEEN = [
     ("H6", Faults(down=first_bits(0x89, 0x8A)), "the upstream's ping was not answered"),
     ("H7", Faults(passes_upgrades=True), "the upstream got Upgrade: h2c"),
     ("H7", Faults(passes_upgrades=True, request=replacing(b"h2c", b"h2")), "the upstream got HTTP2-Settings"),
-    ("H7", refusing(b"h2c"), "a request with Upgrade: h2c was answered with"),
+    ("H7", refusing(b"h2c"), "a request with Upgrade: h2c got"),
     ("H7", refusing(b"example/1"), "a request with Upgrade: example/1 got"),
     ("H8", Faults(request=decoded), "went upstream as /base/a/b;c"),
     ("H8", Faults(request=believing), "x-forwarded-for was 192.0.2.1, and over HTTP 127.0.0.1"),

@@ -18,7 +18,8 @@ from fastapi_httpx_pool.conformance import (
     run,
     select,
 )
-from fastapi_httpx_pool.conformance._kit import Lab, NotApplicable, UpstreamConnection, expect
+from fastapi_httpx_pool.conformance._kit import Lab, NotApplicable, NotMet, Upstream, UpstreamConnection, expect
+from fastapi_httpx_pool.conformance._preflight import alive
 from fastapi_httpx_pool.conformance._rows import all_rows, invisible, row
 from tests.support.conformance import LIMIT, NaiveProxy, listening
 from tests.support.ports import free_port
@@ -99,6 +100,52 @@ def test_a_row_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(running, "_WAITS", 0.05)
 
     assert asked(endless)[0].text == "it was not over after 0.1 s"
+
+
+def test_stopping_is_no_result() -> None:
+    """A run that is stopped ends, whatever went wrong behind the proxy at that moment."""
+    upstream = free_port()
+    results: list[Result] = []
+
+    async def stopped(lab: Lab) -> None:
+        async def script(connection: UpstreamConnection) -> None:
+            raise NotMet("the upstream saw it")
+
+        await lab.exchange(answer=script)
+        this = asyncio.current_task()
+        assert this is not None
+        this.cancel()
+        await endless(lab)
+
+    async def ask() -> None:
+        async with listening(lambda reader, writer: NaiveProxy().serve(upstream, reader, writer)) as (_, port):
+            rows = [Row("A1", "a row", ask=stopped), Row("A2", "a row", ask=fine)]
+            await run(Place("127.0.0.1", port, "/p", upstream_port=upstream, timeout=LIMIT), rows, results.append)
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(ask())
+    assert results == []
+
+
+def test_a_look_whether_it_lives_has_an_end() -> None:
+    """After a row the proxy may send without end; it lives, and what it sends is not read."""
+    sent = 0
+
+    async def flood(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        for _ in range(4000):
+            writer.write(b"x" * 65536)
+            await writer.drain()
+            sent += 1
+
+    async def look() -> bool:
+        async with listening(flood) as (_, port):
+            place = Place("127.0.0.1", port, "/p", timeout=LIMIT)
+            return await alive(place, Upstream(LIMIT))
+
+    assert asyncio.run(look())
+    assert sent < 1000
 
 
 def mortal(*, comes_back: bool) -> list[Result]:

@@ -1,8 +1,6 @@
 """Table H: WebSockets, and other protocols that somebody would like to change to."""
 
 import asyncio
-import base64
-import binascii
 from http import HTTPStatus
 
 from .._kit import Lab, Request, expect
@@ -16,10 +14,12 @@ from .._websocket import (
     End,
     accept_of,
     agreement,
+    check_handshake,
     closing,
     handshake,
     is_accepted,
     opened,
+    refusing,
 )
 
 __all__ = ()
@@ -27,8 +27,6 @@ __all__ = ()
 _LARGE = bytes(range(256)) * 800
 _REFUSAL = b"HTTP/1.1 403 Forbidden\r\nContent-Length: 2\r\n\r\nno"
 _NORMAL = closing(1000)
-_KEY_SIZE = 16
-"""RFC 6455, section 4.1."""
 
 
 @row("H1", "the client is accepted when the upstream has agreed, not before", rfc="RFC 6455 4", level=MUST)
@@ -37,7 +35,7 @@ async def h1(lab: Lab) -> None:
     seen = await lab.exchange(raw=handshake(lab), answer=_REFUSAL)
     switched = seen.response.status == HTTPStatus.SWITCHING_PROTOCOLS
     expect(not switched, "the client was told 101, while the upstream refused")
-    _check_handshake(seen.request)
+    check_handshake(seen.request)
 
     async with opened(lab) as pair:
         await pair.client.send(TEXT, b"hello")
@@ -49,28 +47,12 @@ async def h1(lab: Lab) -> None:
     expect(not is_accepted(seen.response), "the client was accepted, while the upstream answered another key")
 
 
-def _check_handshake(request: Request) -> None:
-    expect(request.method == b"GET", f"the upstream was asked with {request.method.decode('latin-1')}")
-    expect(request.tokens(b"upgrade") == [b"websocket"], "the upstream was not asked for a WebSocket")
-    expect(b"upgrade" in request.tokens(b"connection"), "the upstream's Upgrade was not named in Connection")
-    expect(request.values(b"sec-websocket-version") == [b"13"], "the upstream was not asked for version 13")
-    keys = request.values(b"sec-websocket-key")
-    expect(len(keys) == 1 and _is_key(keys[0]), "the upstream got no key of 16 bytes, or more than one")
-
-
-def _is_key(value: bytes) -> bool:
-    try:
-        return len(base64.b64decode(value, validate=True)) == _KEY_SIZE
-    except binascii.Error:
-        return False
-
-
 @row("H2", "the upstream's refusal is relayed: status, header lines, body", level=WANT)
 async def h2(lab: Lab) -> None:
     """It asks for a password; it is somewhere else; its page comes in chunks."""
     lines = (b"WWW-Authenticate: Basic", b"X-Why: nobody knows you", b"Set-Cookie: a=1", b"Set-Cookie: b=2")
     head = b"\r\n".join((b"HTTP/1.1 401 Unauthorized", *lines, b"Content-Length: 6", b"", b""))
-    response = (await lab.exchange(raw=handshake(lab), answer=head + b"who is")).response
+    response = (await lab.exchange(raw=handshake(lab), answer=refusing(head + b"who is"))).response
     expect(response.status == HTTPStatus.UNAUTHORIZED, f"a refusal with 401 became {response}")
     expect(response.values(b"x-why") == [b"nobody knows you"], "the refusal's own line got lost")
     expect(response.values(b"www-authenticate") == [b"Basic"], "the refusal's WWW-Authenticate got lost")
@@ -78,12 +60,12 @@ async def h2(lab: Lab) -> None:
     expect(response.body == b"who is", "the refusal's body got lost")
 
     moved = b"HTTP/1.1 302 Found\r\nLocation: http://elsewhere.example/\r\nContent-Length: 0\r\n\r\n"
-    response = (await lab.exchange(raw=handshake(lab), answer=moved)).response
+    response = (await lab.exchange(raw=handshake(lab), answer=refusing(moved))).response
     expect(response.status == HTTPStatus.FOUND, f"a redirect became {response}")
     expect(response.values(b"location") == [b"http://elsewhere.example/"], "the redirect's Location got lost")
 
     page = b"HTTP/1.1 404 Not Found\r\nTransfer-Encoding: chunked\r\n\r\n4\r\nnone\r\n5\r\n here\r\n0\r\n\r\n"
-    response = (await lab.exchange(raw=handshake(lab), answer=page)).response
+    response = (await lab.exchange(raw=handshake(lab), answer=refusing(page))).response
     expect((response.status, response.body) == (404, b"none here"), f"a refusal in chunks became {response}")
 
 
@@ -225,7 +207,7 @@ async def h7(lab: Lab) -> None:
         expect(b"h2c" not in request.tokens(b"upgrade"), "the upstream got Upgrade: h2c")
         expect(b"http2-settings" not in request.names, "the upstream got HTTP2-Settings")
     # Some servers change to HTTP/2 themselves, which is theirs to do.
-    expect(seen.response.status in {101, 200}, f"a request with Upgrade: h2c was answered with {seen.response}")
+    expect(seen.response.status in {101, 200}, f"a request with Upgrade: h2c got {seen.response}")
 
     seen = await lab.exchange(b"Connection: Upgrade", b"Upgrade: example/1")
     expect(seen.response.status == HTTPStatus.OK, f"a request with Upgrade: example/1 got {seen.response}")
@@ -241,7 +223,7 @@ async def h8(lab: Lab) -> None:
     for target in _TARGETS:
         plain = (await lab.exchange(*lies, target=target, answer=_REFUSAL)).requests
         count, before = len(plain), len(lab.upstream.requests)
-        await lab.exchange(raw=handshake(lab, *lies, target=target), answer=_REFUSAL)
+        await lab.exchange(raw=handshake(lab, *lies, target=target), answer=refusing(_REFUSAL))
         sockets = [await lab.upstream.request(before + index) for index in range(count)]
         also = len(lab.upstream.requests) == before + count
         expect(also, f"a WebSocket's {target.decode()} went upstream, while it is refused over HTTP")
