@@ -2,11 +2,11 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from fastapi_httpx_pool.conformance import Outcome, Place, Result, WrongUse, run, select
+from fastapi_httpx_pool.conformance import Outcome, Place, Result, run, select
 from fastapi_httpx_pool.conformance._kit import Client, Response, Wire, chunked
 from tests.support.ports import free_port
 from tests.support.proxies import hasty, proxied
@@ -157,21 +157,13 @@ def the_text(results: Sequence[Result]) -> str:
     return result.text
 
 
-async def _asking_again(name: str, proxy: NaiveProxy) -> list[Result]:
-    """Ask a row; again if the port that was free for its upstream has become that of another one's connection."""
-    for _ in range(5):
-        with suppress(WrongUse):
-            return await asking(name, proxy, LIMIT)
-    raise AssertionError("no port stays free")
-
-
 async def _faults_missed(faults: Sequence[tuple[str, NaiveProxy, str]]) -> list[str]:
     """
     Ask each row of its proxy, all at once, and return what those were told that were not told the text.
 
     For faults that are found when something has not come in time: so one time limit is waited for, not one for each.
     """
-    results = await asyncio.gather(*(_asking_again(name, proxy) for name, proxy, _ in faults))
+    results = await asyncio.gather(*(asking(name, proxy, LIMIT) for name, proxy, _ in faults))
     texts = [the_text(result) for result in results]
     return [f"{name}: {told}" for (name, _, text), told in zip(faults, texts, strict=True) if text not in told]
 

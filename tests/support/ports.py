@@ -1,18 +1,28 @@
 """Ports at which no connection comes about: one that refuses, and one that never answers."""
 
+import os
 import socket
 from collections import deque
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from itertools import cycle
+
+_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+_EACH = 2000
+_FIRST = 12_000 + _WORKER % 8 * _EACH
+_ports = cycle(range(_FIRST, _FIRST + _EACH))
+"""Below those that kernels give out by themselves, and others for each of the processes that tests run in."""
 
 _MOST_HELD = 100
 _held: deque[socket.socket] = deque()
 
 
 def free_port() -> int:
-    """Return a port for somebody to listen at, soon: others may be given it, too."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
+    """Return a port for somebody to listen at, soon; others are not given it for long."""
+    while True:
+        port = next(_ports)
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 def refusing_port() -> int:
