@@ -56,7 +56,7 @@ FRAGMENT: Final = 256 * 1024
 READ_SIZE: Final = 16 * 1024
 """Bytes that are read at a time: they may be thousands of frames."""
 TURN: Final = 256
-"""Frames after which others have their turn."""
+"""Frames after which others have their turn, and messages after which it is asked who else has stopped us."""
 SLOWEST: Final = 1024 * 1024
 """Bytes a second that a client may take a message in."""
 LONGEST_CONTROL: Final = 131
@@ -94,6 +94,7 @@ class Bridge:
         self._client_timer: asyncio.TimerHandle | None = None
         self._sending_since: float | None = None
         self._last_length = 0
+        self._turns = 0
         self._begun: bytearray | None = None
         """What has come of a message in fragments; not a list of them, for there may be millions."""
         self._is_text = False
@@ -150,6 +151,12 @@ class Bridge:
     def _go_away(self) -> None:
         self._end(SHUTDOWN)
 
+    async def _heed(self) -> None:
+        """Stop here if it is over: who never has to wait, because there is always more, is not told so by anyio."""
+        self._turns += 1
+        if self._ending is not None or not self._turns % TURN:  # asking each time would cost a tenth of it all
+            await anyio.lowlevel.checkpoint_if_cancelled()
+
     # From the client to the upstream.
 
     async def _to_upstream(self) -> Ending:
@@ -160,7 +167,7 @@ class Bridge:
                     return of_client(message)
                 await self._send_on(message)
                 del message  # the next one may take long to come, and this one may be large
-                await anyio.lowlevel.checkpoint_if_cancelled()  # as below
+                await self._heed()
         except TransportError as exc:
             # What the upstream said before may still be on its way to the client.
             await anyio.sleep(GOODBYE)
@@ -207,8 +214,7 @@ class Bridge:
                     del data
                 if ending is not None:
                     return ending
-                # Who never has to wait, because there is always more, is never told that it is over.
-                await anyio.lowlevel.checkpoint_if_cancelled()
+                await self._heed()
         except UnicodeDecodeError as exc:
             return of_garbled(exc)
         except TransportError as exc:
@@ -336,7 +342,7 @@ class Bridge:
         """Let the upstream close the connection, as servers do: a reset could overtake the last frame."""
         with suppress(TransportError), anyio.move_on_after(GOODBYE):
             while await self._stream.read(READ_SIZE):
-                await anyio.lowlevel.checkpoint_if_cancelled()
+                await anyio.lowlevel.checkpoint_if_cancelled()  # as in `_heed`
 
 
 def _shorter(one: float | None, other: float | None) -> float | None:
