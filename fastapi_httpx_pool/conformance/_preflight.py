@@ -1,6 +1,7 @@
 """Before any row: is there a proxy, and does it lead to our upstream? Says what to do if not."""
 
 import asyncio
+import re
 import secrets
 from http import HTTPStatus
 from urllib.parse import SplitResult, urlsplit
@@ -31,7 +32,8 @@ def place_of(url: str, upstream: str = "127.0.0.1:9100", base: str = "/base", ti
     port, upstream_port = _port(parts, 80), _port(address, 0)
     wrong = _wrong_with(url, parts, port)
     if wrong:
-        raise WrongUse(f"{url} is no URL to ask: {wrong}")
+        shown_url = re.sub("//[^/]*@", "//", url)  # a password would end up in somebody's log
+        raise WrongUse(f"{shown_url} is no URL to ask: {wrong}")
     # What else there may be in it would be ignored.
     if address.netloc != upstream or "@" in upstream or not address.hostname or not upstream_port:
         raise WrongUse(f"{upstream} is no address for the upstream: give host and port, such as 127.0.0.1:9100.")

@@ -3,7 +3,7 @@
 from ..exceptions import UnsupportedProtocol
 from ..messages import Origin as Address, Request
 
-__all__ = ("Key", "address_of", "check_scheme", "key_of", "shown_key", "shown_origin")
+__all__ = ("Key", "address_of", "check_scheme", "key_of", "origin_in", "shown_key", "shown_origin")
 
 _SECURE = {b"https": True, b"wss": True, b"http": False, b"ws": False}
 _FOR_WEBSOCKETS = frozenset((b"ws", b"wss"))
@@ -43,6 +43,11 @@ def address_of(request: Request) -> Address:
     scheme, host, port = request.origin
     secure = _SECURE[scheme]
     return Address(b"https" if secure else b"http", host, port or _DEFAULT_PORTS[secure])
+
+
+def origin_in(key: Key) -> Address:
+    """Return the origin alone."""
+    return key if isinstance(key, Address) else key[0]
 
 
 def shown_key(key: Key) -> str:

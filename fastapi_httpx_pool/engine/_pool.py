@@ -27,12 +27,12 @@ from ..exceptions import (
     RemoteProtocolError,
     TotalTimeout,
 )
-from ..messages import Origin as Address, Request, Response
+from ..messages import Request, Response
 from ._bookkeeping import OPEN, Bookkeeping
 from ._connect import ConnectOptions, Connector
 from ._connection import Connection
 from ._exchange import Body, Exchange
-from ._keys import Key, address_of, check_scheme, key_of, shown_key, shown_origin
+from ._keys import Key, address_of, check_scheme, key_of, origin_in, shown_key, shown_origin
 from ._statistics import Counters, OriginStatistics, statistics_of
 from ._timer import EARLY, Alarm, Timer
 from ._tracing import Trace
@@ -150,19 +150,19 @@ class Pool:
         exchange = Exchange(self, request, head, now)
         key = key_of(request)
         exchange.origin = self._books.origin(key)
-        exchange.counters = self._counters.get(key) or self._new_counters(key, request.origin)
+        exchange.counters = self._counters.get(key) or self._new_counters(key)
         if self._debug:
             exchange.place = "; it was requested here:\n" + "".join(traceback.format_stack(limit=12)[:-2])
         return exchange
 
-    def _new_counters(self, key: "Key", address: Address) -> Counters:
+    def _new_counters(self, key: Key) -> Counters:
         while len(self._counters) >= MOST_ORIGINS:
             oldest = next(iter(self._counters))
             counters = self._counters.pop(oldest)
             if counters.requests != counters.seen:  # it has been used since, and stays
                 counters.seen = counters.requests
                 self._counters[oldest] = counters
-        counters = self._counters[key] = Counters(address)
+        counters = self._counters[key] = Counters(origin_in(key))
         return counters
 
     # Its connection.
@@ -204,7 +204,7 @@ class Pool:
     async def _queue(self, exchange: Exchange) -> Connection | None:
         """Wait for a lease: of a connection, or of a new one."""
         if self._observer is not None:
-            self._tell(RequestQueued(exchange.request.origin))
+            self._tell(RequestQueued(exchange.counters.origin))
         turn = _Turn(self, exchange)
         self._turns.add(turn)
         try:
@@ -269,7 +269,7 @@ class Pool:
         exchange.counters.opened += 1
         self._connections.add(connection)
         if self._observer is not None:
-            self._tell(ConnectionOpened(exchange.request.origin, now - began))
+            self._tell(ConnectionOpened(exchange.counters.origin, now - began))
         if self.is_closed or connection.is_closing:
             self.closed(connection, "shutdown" if self.is_closed else "peer")
             connection.give_up()
@@ -360,7 +360,7 @@ class Pool:
         if self._observer is not None:
             request, status = exchange.request, exchange.reader.status if exchange.reader.has_head else None
             seconds = self.timer.now() - exchange.created_at
-            self._tell(ExchangeEnded(request.origin, request.method, status, seconds, error))
+            self._tell(ExchangeEnded(exchange.counters.origin, request.method, status, seconds, error))
 
     def _tell(self, event: Event) -> None:
         try:
@@ -486,7 +486,7 @@ class Pool:
         per_host = self._limits.max_connections_per_host
         within = f"of the pool became free within {seconds:g} s"
         if per_host is not None and exchange.origin.open >= per_host:
-            shown = shown_origin(exchange.request.origin)
+            shown = shown_origin(exchange.counters.origin)
             within = (
                 f"to {shown} became free within {seconds:g} s, of the {per_host} that max_connections_per_host allows"
             )
@@ -500,7 +500,7 @@ class Pool:
     def _describe(self, now: float) -> str:
         count: dict[str, int] = {}
         for exchange in self._exchanges:
-            shown = shown_origin(exchange.request.origin)
+            shown = shown_origin(exchange.counters.origin)
             count[shown] = count.get(shown, 0) + 1
         most = sorted(count.items(), key=lambda item: -item[1])[:SHOWN]
         held = ", ".join(f"{number} by {shown}" for shown, number in most) or "none"

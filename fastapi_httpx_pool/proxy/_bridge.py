@@ -115,7 +115,8 @@ class Bridge:
         except BaseException:
             # The server has cancelled the application: there is time for a word to each, but not for an answer.
             await self._tell_upstream(LEAVING)
-            await self._tell_client(LEAVING, shield=True)
+            with suppress(Exception):  # what stopped us is what counts
+                await self._tell_client(LEAVING, shield=True)
             raise
         finally:
             self._stream.on_drain = None

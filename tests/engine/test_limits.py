@@ -12,7 +12,7 @@ import pytest
 
 from fastapi_httpx_pool.engine import ConnectOptions, Limits
 from fastapi_httpx_pool.engine._bookkeeping import OPEN
-from fastapi_httpx_pool.events import ConnectionClosed, RequestQueued
+from fastapi_httpx_pool.events import ConnectionClosed, ExchangeEnded, RequestQueued
 from fastapi_httpx_pool.exceptions import ConnectError, PoolTimeout, TotalTimeout, UnsupportedProtocol
 from fastapi_httpx_pool.messages import Origin, Request, Timeouts
 from tests.support.engines import (
@@ -439,11 +439,13 @@ async def test_g9_another_name_is_another_origin() -> None:
 
 async def test_g9_a_websocket_is_of_its_host() -> None:
     """However its URL is written, a WebSocket counts to the limits and statistics of the host that requests go to."""
+    events = Events()
     with scripted(answering(ok())) as upstream:
-        async with running() as engine:
-            await fetch(engine, upstream.url)
+        async with running(observer=events) as engine:
             await fetch(engine, upstream.url.replace("http", "ws", 1))
+            await fetch(engine, upstream.url)
             assert upstream.accepted == 1
+            assert [event.origin.scheme for event in events.of(ExchangeEnded)] == [b"http", b"http"]
             found = engine.statistics().origins
             assert {name: one.requests for name, one in found.items()} == {upstream.url: 2}
 
@@ -468,7 +470,7 @@ async def test_g9_statistics_are_kept_of_a_thousand_origins() -> None:
             for number in range(10_000):
                 address = Origin(b"http", b"%d.example" % number, 80)
                 origin = pool._books.origin(address)
-                pool._new_counters(address, address)
+                pool._new_counters(address)
                 assert pool._books.take(origin) is OPEN
                 pool._books.drop(origin)
                 if number % 500 == 0:

@@ -23,6 +23,7 @@ from tests.support.engines import (
     pool_of,
     read,
     running,
+    turn,
     unread,
     until,
 )
@@ -213,7 +214,7 @@ class TestBackPressure:
                 async for chunk in response.body:
                     assert len(chunk) <= 64 * 1024 + 256 * 1024
                     total += len(chunk)
-                    await asyncio.sleep(0.0005)
+                    await turn(3)
                 assert total == len(LARGE)
                 await response.aclose()
 

@@ -691,6 +691,7 @@ async def test_h5_the_apps_task_is_cancelled(engine: str) -> None:
 
         async with started(proxy) as lifespan, serving_websocket(in_a_task, lifespan.scope) as client:
             far = await accepted(client, upstream)
+            client.on_send = failing("websocket.close", ZeroDivisionError("the server has failed as well"))
             tasks[0].cancel()
             assert [one.payload for one in await in_thread(far.ended_after)] == [(1001).to_bytes(2)]
             await returned(client)

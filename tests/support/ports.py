@@ -1,4 +1,4 @@
-"""Ports at which no connection comes about: one that refuses, and one that never answers."""
+"""Ports for those who listen soon, and ports at which no connection comes about: refused, or never answered."""
 
 import os
 import socket
